@@ -1,0 +1,93 @@
+"""Condition types and reasons. Absent means Unknown; a reason is one CamelCase word; a message is a sentence.
+
+`Reconciling` and `Stalled` follow kstatus: they are present only while True, and exclude each other.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class ConditionType(StrEnum):
+    READY = "Ready"  # the champion stack serves
+    RECONCILING = "Reconciling"  # work caused by this generation of the object is under way
+    STALLED = "Stalled"  # this generation cannot proceed without a person
+    PROGRESSING = "Progressing"  # scheduled work is under way
+    TRAINING_SUCCEEDED = "TrainingSucceeded"
+    MODEL_REGISTERED = "ModelRegistered"
+    INDEX_READY = "IndexReady"
+    ENCODER_READY = "EncoderReady"
+    GATES_PASSED = "GatesPassed"  # Unknown: inconclusive
+    PROMOTED = "Promoted"  # this generation's stack is champion
+    DEPENDENCIES_READY = "DependenciesReady"
+    SUSPENDED = "Suspended"
+
+
+class Reason(StrEnum):
+    """Every reason a condition, an event or a history entry may carry. docs/operations explains each to a person."""
+
+    # the champion
+    CHAMPION_SERVING = "ChampionServing"
+    CHAMPION_NOT_READY = "ChampionNotReady"
+    NO_CHAMPION = "NoChampion"
+    # steps of a candidate
+    TRAINING = "Training"
+    REGISTERING = "Registering"
+    INDEXING = "Indexing"
+    EVALUATING = "Evaluating"
+    DEPLOYING = "Deploying"
+    VERIFYING = "Verifying"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    PROMOTING = "Promoting"
+    BAKING = "Baking"
+    SUCCEEDED = "Succeeded"
+    # outcomes
+    PROMOTED = "Promoted"
+    GATES_PASSED = "GatesPassed"
+    GATES_FAILED = "GatesFailed"
+    GATES_INCONCLUSIVE = "GatesInconclusive"
+    INTEGRITY_FAILED = "IntegrityFailed"
+    VERIFICATION_FAILED = "VerificationFailed"
+    REJECTED_BY_REVIEWER = "RejectedByReviewer"
+    APPROVED = "Approved"
+    ROLLED_BACK = "RolledBack"
+    BAKE_CHECK_FAILED = "BakeCheckFailed"
+    SUPERSEDED = "Superseded"
+    TRAINING_FAILED = "TrainingFailed"
+    INDEXING_FAILED = "IndexingFailed"
+    EVALUATION_FAILED = "EvaluationFailed"
+    DEPLOYMENT_FAILED = "DeploymentFailed"
+    BAD_INPUT = "BadInput"
+    DIVERGED = "Diverged"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    BACKING_OFF = "BackingOff"
+    ALREADY_REFUSED = "AlreadyRefused"
+    # surroundings
+    REGISTRY_UNAVAILABLE = "RegistryUnavailable"
+    DEPENDENCIES_MET = "DependenciesMet"
+    DEPENDENCY_MISSING = "DependencyMissing"
+    SUSPENDED = "Suspended"
+    ALIAS_REPAIRED = "AliasRepaired"
+    STACK_REPAIRED = "StackRepaired"
+    STACK_COLLECTED = "StackCollected"
+    IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
+    NO_SUCH_STACK = "NoSuchStack"
+    SCHEDULE_MISSED = "ScheduleMissed"
+    DELETING = "Deleting"
+
+
+class Condition(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str = Field(default="", max_length=1024)
+    observed_generation: int
+    last_transition_time: int = Field(description="seconds since the epoch, UTC; moves only when status changes")

@@ -1,0 +1,55 @@
+"""Names and numbers that more than one side relies on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+GROUP = "retrieval-operator.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "RetrievalModel"
+
+# Annotations a person (or the CLI) sets on the object to ask for something once. Each value names what it is about,
+# so that one left behind does nothing later.
+APPROVE_ANNOTATION = f"{GROUP}/approve"  # status.candidate.approvalToken
+REJECT_ANNOTATION = f"{GROUP}/reject"  # status.candidate.approvalToken
+ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <stack that is live>:<stack to return to>
+RETRY_ANNOTATION = f"{GROUP}/retry"  # any new text: the failed candidate gets fresh attempts
+RETRAIN_ANNOTATION = f"{GROUP}/retrain"  # a counter: part of the revision, so each new value is one new training
+
+# Our finalizer exists only under deletionPolicy: Delete.
+FINALIZER = f"{GROUP}/delete-artifacts"
+
+# Tags on MLflow runs and model versions. People read them; `approved_by` and `rejected_by` are theirs to set.
+TAG_OWNER = "owner"
+TAG_STEP = "retrieval.step"
+TAG_KEY = "retrieval.key"
+TAG_REPORT = "retrieval.report"
+TAG_VERDICT = "retrieval.verdict"
+TAG_RETRY = "retrieval.retry"
+TAG_AWAITING = "retrieval.awaiting_approval"
+TAG_REVISION = "revision"
+TAG_BUNDLE_ID = "bundle_id"
+TAG_BUNDLE_URI = "bundle_uri"
+TAG_APPROVED_BY = "approved_by"
+TAG_REJECTED_BY = "rejected_by"
+ALIAS_CANDIDATE = "candidate"
+ALIAS_CHAMPION = "champion"
+
+MESSAGE_MAX_CHARS = 1024
+HISTORY_MAX_ENTRIES = 10
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the workloads (docs/contracts.md section 2; a contract test compares the other side's)."""
+
+    OK = 0
+    BAD_ARGUMENTS = 2
+    BAD_INPUT = 65
+    DIVERGED = 69
+    STORAGE_FAILED = 74
+    TEMPORARILY_UNAVAILABLE = 75
+
+
+# A second attempt with the same input would fail in the same way.
+FINAL_EXIT_CODES = frozenset({ExitCode.BAD_ARGUMENTS, ExitCode.BAD_INPUT, ExitCode.DIVERGED})

@@ -1,0 +1,126 @@
+"""The object as a whole: metadata, spec, status; and reading it from YAML with errors a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from retrieval_operator.api.constants import API_VERSION, KIND
+from retrieval_operator.api.spec import RetrievalModelSpec
+from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.api.types import Name
+
+
+class InvalidManifest(ValueError):
+    """The manifest cannot be used. `problems` are sentences, each with the field's path as in the YAML."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+class Metadata(BaseModel):
+    """The part of Kubernetes' object metadata that decisions use. Other fields are kept out, not refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    name: Name
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
+    uid: str = ""
+    generation: int = 1
+    resource_version: str = ""
+    creation_timestamp: int = Field(default=0, description="seconds since the epoch, UTC")
+    deletion_timestamp: int | None = None
+    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+
+
+class RetrievalModel(BaseModel):
+    """One object, as read. `status` is what was last written, possibly nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metadata: Metadata
+    spec: RetrievalModelSpec
+    status: RetrievalModelStatus = Field(default_factory=RetrievalModelStatus)
+
+    @property
+    def key(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def registered_model_name(self) -> str:
+        return self.spec.registry.name or f"{self.metadata.namespace}.{self.metadata.name}"
+
+
+def parse_manifests(text: str, source: str) -> list[RetrievalModel]:
+    """Every RetrievalModel of a YAML text.
+
+    Raises InvalidManifest with all problems found; nothing is half-read. An empty text is a problem, not an empty list.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise InvalidManifest(source, [f"not YAML: {' '.join(str(error).split())}"]) from error
+    if not documents:
+        raise InvalidManifest(source, [f"found no document, expected a {KIND}"])
+    return [parse_manifest(document, source) for document in documents]
+
+
+def parse_manifest(document: object, source: str) -> RetrievalModel:
+    """One manifest from a decoded YAML or JSON document. Raises InvalidManifest."""
+    if not isinstance(document, Mapping):
+        raise InvalidManifest(
+            source, [f"found {type(document).__name__}, expected an object with apiVersion, kind, metadata, spec"]
+        )
+    problems = _type_problems(document)
+    if problems:
+        raise InvalidManifest(source, problems)
+    problems = []
+    parts: dict[str, Any] = {}
+    for field, kind in (("metadata", Metadata), ("spec", RetrievalModelSpec)):
+        try:
+            parts[field] = kind.model_validate(document.get(field))
+        except ValidationError as error:
+            problems += [_sentence(field, detail) for detail in error.errors(include_url=False)]
+    if problems:
+        raise InvalidManifest(source, problems)
+    return RetrievalModel(**parts)
+
+
+def _type_problems(document: Mapping[Any, Any]) -> list[str]:
+    expected = {"apiVersion": API_VERSION, "kind": KIND}
+    problems = [
+        f"{field}: found {document.get(field)!r}, expected {value!r}"
+        for field, value in expected.items()
+        if document.get(field) != value
+    ]
+    unknown = sorted(set(map(str, document)) - {*expected, "metadata", "spec", "status"})
+    problems += [f"{field}: unknown field; expected apiVersion, kind, metadata, spec" for field in unknown]
+    return problems
+
+
+def _sentence(root: str, detail: Any) -> str:
+    """`spec.promotion.gates[0].min: found 0.2 (a number), expected a decimal in quotes such as "0.02"`."""
+    path = root
+    for part in detail["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    found = detail.get("input")
+    shown = "" if isinstance(found, (dict, list)) or found is None else f"found {found!r}, "
+    match detail["type"]:
+        case "missing":
+            return f"{path}: missing; this field is required"
+        case "extra_forbidden":
+            return f"{path}: unknown field"
+        case "value_error":
+            return f"{path}: {detail['msg'].removeprefix('Value error, ')}"
+        case "literal_error":
+            return f"{path}: {shown}expected {detail['ctx']['expected']}"
+        case _:
+            return f"{path}: {shown}{detail['msg'][0].lower()}{detail['msg'][1:]}"

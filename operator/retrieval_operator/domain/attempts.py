@@ -1,0 +1,113 @@
+"""Attempts at one piece of work: start the first, wait, back off after a failure, give up at the limit.
+
+Completion is proved by a report, never by a workload's state, so this module is asked only while the report is absent.
+Attempts are counted from what is observed; `candidate.attempts` only keeps a stale observation from counting twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from retrieval_operator.api.constants import FINAL_EXIT_CODES, ExitCode
+from retrieval_operator.api.status import Candidate
+from retrieval_operator.domain.commands import workload_name
+from retrieval_operator.domain.context import Context, with_facts
+from retrieval_operator.domain.plan import StartWorkload
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec
+
+FIRST_DELAY_S = 10  # gut feeling: long enough for a restart of MLflow, short enough to watch
+LONGEST_DELAY_S = 600
+# A program reports before it exits 0; the registry's search may trail by seconds. Beyond this the report is lost, and
+# another attempt finds the work complete and only reports again.
+REPORT_GRACE_S = 30
+# How an adapter says that we stopped the workload ourselves (suspension): not a failure.
+STOPPED = "Stopped"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Not finished: perhaps start an attempt now, perhaps wait until `next_at`."""
+
+    candidate: Candidate
+    start: StartWorkload | None = None
+    message: str = ""
+    next_at: int | None = None
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """No further attempt makes sense. `final`: the exit code says a retry cannot help."""
+
+    exit_code: int | None
+    message: str
+    final: bool
+
+
+def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: int) -> Pending | GivenUp:
+    """What to do about a piece of work whose report is not there; at most `limit` failed attempts."""
+    slot = f"{wanted.step}-{wanted.key}"
+    ignored = candidate.ignored_attempts.get(slot, 0)
+    seen = [
+        workload
+        for workload in context.observed.workloads
+        if workload.step == wanted.step and workload.key == wanted.key and workload.attempt > ignored
+    ]
+    latest = max(seen, key=lambda workload: workload.attempt, default=None)
+    if latest is None:
+        return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), ignored + 1))
+    if latest.state == "Running":
+        return Pending(_knowing(candidate, slot, latest.attempt), message=f"{latest.name} is running")
+    grace_ends = latest.finished_at + REPORT_GRACE_S
+    if latest.state == "Succeeded" and context.now < grace_ends:
+        return Pending(candidate, message=f"{latest.name} has finished; waiting for its report", next_at=grace_ends)
+    failures = [workload for workload in seen if _counts(workload)]
+    if latest.exit_code in FINAL_EXIT_CODES or len(failures) >= limit:
+        return _give_up(latest, len(failures))
+    next_at = latest.finished_at + _delay(len(failures)) if failures else context.now
+    if context.now < next_at:
+        return Pending(candidate, message=f"{_why(latest)}; another attempt follows", next_at=next_at)
+    return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), latest.attempt + 1))
+
+
+def _start(context: Context, candidate: Candidate, wanted: WorkloadSpec, attempt: int) -> Pending:
+    name = workload_name(context.model, wanted.step, wanted.key, attempt)
+    started = _knowing(candidate, f"{wanted.step}-{wanted.key}", attempt)
+    action = StartWorkload(workload=replace(wanted, name=name, attempt=attempt))
+    return Pending(started, start=action, message=f"{name} is starting")
+
+
+def _knowing(candidate: Candidate, slot: str, attempt: int) -> Candidate:
+    return with_facts(candidate, attempts={**candidate.attempts, slot: attempt})
+
+
+def _counts(workload: WorkloadObserved) -> bool:
+    return workload.reason != STOPPED
+
+
+def _delay(failures: int) -> int:
+    return int(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (failures - 1)))
+
+
+def _give_up(latest: WorkloadObserved, failures: int) -> GivenUp:
+    final = latest.exit_code in FINAL_EXIT_CODES
+    suffix = "" if final else f" (attempt {failures}, the last one)"
+    return GivenUp(latest.exit_code, f"{_why(latest)}{suffix}", final)
+
+
+def _why(latest: WorkloadObserved) -> str:
+    if latest.state == "Succeeded":
+        return f"{latest.name} ended without a report"
+    said = f": {latest.message}" if latest.message else ""
+    code = (
+        "was lost"
+        if latest.exit_code is None
+        else f"failed with exit code {latest.exit_code}{_code_name(latest.exit_code)}"
+    )
+    return f"{latest.name} {code}{said}"
+
+
+def _code_name(code: int) -> str:
+    try:
+        return f" ({ExitCode(code).name.lower().replace('_', ' ')})"
+    except ValueError:
+        return ""

@@ -1,0 +1,190 @@
+"""Which one piece of work should be in flight: at most one, and a newer wish supersedes an older one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION
+from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry
+from retrieval_operator.domain.champion import requested_rollback
+from retrieval_operator.domain.context import Context
+from retrieval_operator.domain.history import newest, refusal, retry_was_handled
+from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
+from retrieval_operator.domain.schedule import due_slot, slot_time
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Work that this object asks for now. `refused` holds why it may not start, "" when it may."""
+
+    kind: CandidateKind
+    id: str
+    revision: str
+    slot: str = ""
+    refresh_slot: str = ""
+    scheduled: bool = False
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Schedule slots taken up: the newest of each schedule, and which of them are new in this pass."""
+
+    training: str
+    refresh: str
+    training_is_new: bool = False
+    refresh_is_new: bool = False
+
+
+def slots(context: Context, *, may_advance: bool) -> Slots:
+    """Slots that count now. New ones are taken only while nothing is in flight and the object is not suspended."""
+    champion, status, spec = context.champion, context.status, context.spec
+    cron, _, _ = (champion.slot if champion else "").partition("#")
+    training = max(status.training_slot, cron)
+    refresh = max(status.refresh_slot, champion.refresh_slot if champion else "")
+    if not may_advance:
+        return Slots(training, refresh)
+    # A wiped status without slots must not take up what is long past: nothing before the last promotion counts.
+    floor = max(
+        context.model.metadata.creation_timestamp,
+        champion.promoted_at if champion and not status.observed_generation else 0,
+    )
+    new_training = _due(context, spec.data.schedule, max(floor, slot_time(training)))
+    new_refresh = _due(context, spec.index.refresh.schedule, max(floor, slot_time(refresh))) if champion else ""
+    return Slots(new_training or training, new_refresh or refresh, bool(new_training), bool(new_refresh))
+
+
+def _due(context: Context, expression: str | None, after: int) -> str:
+    if expression is None:
+        return ""
+    data = context.spec.data
+    return due_slot(
+        expression,
+        data.time_zone,
+        after=after,
+        now=context.now,
+        starting_deadline_s=data.starting_deadline_seconds,
+    )
+
+
+def training_slot(context: Context, cron: str) -> str:
+    """The slot that enters the revision: cron time and manual counter, joined by "#" when there is a counter."""
+    counter = context.model.metadata.annotations.get(RETRAIN_ANNOTATION, "")
+    return f"{cron}#{counter}" if counter else cron
+
+
+def wanted(context: Context, taken: Slots) -> Wanted | None:
+    """What should be in flight, the most costly kind first; None when all is as it should be (or asks are refused).
+
+    A refused wish is returned with its refusal only when nothing else is wanted, for the conditions to say so.
+    """
+    asked_back = _wanted_rollback(context)
+    if asked_back is not None:
+        return asked_back
+    revision = _wanted_revision(context, taken)
+    if revision is not None and not revision.refused:
+        return revision
+    for wish in (_wanted_refresh(context, taken), _wanted_serving(context)):
+        if wish is not None and not wish.refused:
+            return wish
+    return revision or _wanted_refresh(context, taken) or _wanted_serving(context)
+
+
+def _wanted_rollback(context: Context) -> Wanted | None:
+    request = requested_rollback(context)
+    if request is None or request.target in context.observed.stacks:
+        return None
+    entry = next((e for e in context.status.history if e.record is not None and e.record.stack == request.target), None)
+    if entry is None:
+        return None
+    return Wanted(CandidateKind.ROLLBACK, request.target, entry.revision)
+
+
+def _wanted_revision(context: Context, taken: Slots) -> Wanted | None:
+    slot = training_slot(context, taken.training)
+    revision = revision_hash(context.spec, slot)
+    if context.champion is not None and context.champion.revision == revision:
+        return None
+    kind = CandidateKind.REVISION
+    return Wanted(
+        kind,
+        revision,
+        revision,
+        slot,
+        taken.refresh,
+        scheduled=taken.training_is_new,
+        refused=refusal(context, kind, revision),
+    )
+
+
+def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
+    champion = context.champion
+    if champion is None:
+        return None
+    key = generation_key(context.spec, champion.bundle_id, taken.refresh)
+    if champion.generation_key == key:
+        return None
+    kind = CandidateKind.REFRESH
+    return Wanted(
+        kind,
+        key,
+        champion.revision,
+        champion.slot,
+        taken.refresh,
+        scheduled=taken.refresh_is_new,
+        refused=refusal(context, kind, key),
+    )
+
+
+def _wanted_serving(context: Context) -> Wanted | None:
+    champion = context.champion
+    if champion is None or champion.serving_hash == serving_hash(context.spec):
+        return None
+    stack = stack_id(champion.bundle_id, champion.generation_id, serving_hash(context.spec))
+    kind = CandidateKind.SERVING
+    return Wanted(
+        kind, stack, champion.revision, champion.slot, champion.refresh_slot, refused=refusal(context, kind, stack)
+    )
+
+
+def is_still_wanted(context: Context, candidate: Candidate, wish: Wanted | None) -> bool:
+    """Whether the candidate in flight is what this object asks for now (slots did not advance meanwhile)."""
+    return wish is not None and not wish.refused and (wish.kind, wish.id) == (candidate.kind, candidate.id)
+
+
+def new_candidate(context: Context, wish: Wanted, history: list[HistoryEntry]) -> Candidate:
+    """The wish as a candidate at its beginning."""
+    champion = context.champion
+    serves_champion = wish.kind in (CandidateKind.REFRESH, CandidateKind.SERVING) and champion is not None
+    entry = newest(history, wish.id)
+    return Candidate(
+        id=wish.id,
+        kind=wish.kind,
+        revision=wish.revision,
+        slot=wish.slot,
+        refresh_slot=wish.refresh_slot,
+        scheduled=wish.scheduled,
+        generation=context.model.metadata.generation,
+        started_at=context.now,
+        step_started_at=context.now,
+        data_uri=context.spec.data.uri,
+        bundle_id=champion.bundle_id if champion and serves_champion else "",
+        bundle_uri=champion.bundle_uri if champion and serves_champion else "",
+        model_version=champion.model_version if champion and serves_champion else "",
+        stack=wish.id if wish.kind in (CandidateKind.SERVING, CandidateKind.ROLLBACK) else "",
+        ignored_attempts=highest_attempts(context) if entry is not None and entry.retried else {},
+    )
+
+
+def highest_attempts(context: Context) -> dict[str, int]:
+    highest: dict[str, int] = {}
+    for workload in context.observed.workloads:
+        slot = f"{workload.step}-{workload.key}"
+        highest[slot] = max(workload.attempt, highest.get(slot, 0))
+    return highest
+
+
+def new_retry(context: Context) -> str:
+    """The token of a retry that was not acted on yet, "" for none."""
+    token = context.model.metadata.annotations.get(RETRY_ANNOTATION, "")
+    return token if token and not retry_was_handled(context, token) else ""

@@ -1,0 +1,178 @@
+"""The champion: what the traffic says, its baking, and going back.
+
+The traffic is the truth and the status follows. When the traffic moved to the candidate's stack, that was a promotion;
+when it moved anywhere else, the former champion was rolled back, by us or by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retrieval_operator.api.conditions import ConditionType, Reason
+from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_VERDICT
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import (
+    Candidate,
+    CandidateKind,
+    Champion,
+    GateVerdict,
+    HistoryEntry,
+    StackRecord,
+)
+from retrieval_operator.domain.context import Context
+from retrieval_operator.domain.history import REFUSING, entry_of_promotion, entry_of_rollback, run_key, with_entry
+from retrieval_operator.domain.observed import Observed
+from retrieval_operator.domain.plan import Action, EmitEvent, SwitchTraffic, TagRun
+
+# A champion that is not ready for this long while it bakes is rolled back: a restarted server is back within it on the
+# machines this was tried on, a broken one is not. Gut feeling.
+BAKE_GRACE_S = 30
+
+
+@dataclass(frozen=True)
+class RollbackRequest:
+    """`<live stack>:<target stack>`: what a person asked for, with why in a word."""
+
+    live: str
+    target: str
+
+
+def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
+    """The live stack as a champion; None before the first promotion."""
+    traffic, status = observed.traffic, model.status
+    if traffic.live is None:
+        return None
+    window = model.spec.rollback.window_seconds if _previous_is_kept(status.history, traffic.previous) else 0
+    return Champion(
+        **{name: getattr(traffic.live, name) for name in StackRecord.model_fields},
+        promoted_at=traffic.switched_at,
+        baking_until=traffic.switched_at + window,
+        gates=_gates_of(model, traffic.live.stack),
+    )
+
+
+def _previous_is_kept(history: list[HistoryEntry], previous: str) -> bool:
+    """After a rollback the former stack is the bad one: there is no window for going back to it."""
+    entry = next((entry for entry in history if entry.record is not None and entry.record.stack == previous), None)
+    return bool(previous) and (entry is None or entry.outcome not in REFUSING)
+
+
+def _gates_of(model: RetrievalModel, stack: str) -> list[GateVerdict]:
+    status = model.status
+    if status.champion is not None and status.champion.stack == stack:
+        return status.champion.gates
+    if status.candidate is not None and status.candidate.stack == stack:
+        return status.candidate.gates
+    return next((e.gates for e in status.history if e.record is not None and e.record.stack == stack), [])
+
+
+@dataclass(frozen=True)
+class Settled:
+    """History and candidate after looking at where the traffic went since the last status."""
+
+    history: list[HistoryEntry]
+    candidate: Candidate | None
+    events: tuple[EmitEvent, ...] = ()
+
+
+def settle(context: Context) -> Settled:
+    """Record a promotion or a rollback that the traffic shows and the status does not yet."""
+    status, champion = context.status, context.champion
+    history, candidate, former = status.history, status.candidate, status.champion
+    if champion is None or (
+        former is not None and former.stack == champion.stack and not _reached(candidate, champion)
+    ):
+        return Settled(history, candidate)
+    if _reached(candidate, champion):
+        assert candidate is not None, "a candidate that was reached exists"
+        kind = CandidateKind.REVISION if candidate.kind is CandidateKind.ROLLBACK else candidate.kind
+        promotion = entry_of_promotion(champion, kind, champion.revision if kind != candidate.kind else candidate.id)
+        events: tuple[EmitEvent, ...] = (
+            EmitEvent(type="Normal", reason=Reason.PROMOTED, message=_promotion_sentence(champion)),
+        )
+        history = with_entry(history, promotion)
+        if candidate.kind is CandidateKind.ROLLBACK and former is not None:
+            history, more = _rolled_back(history, former, champion)
+            events = (*events, *more)
+        return Settled(history, None, events)
+    if former is None:
+        return Settled(history, candidate)
+    history, rolled_back = _rolled_back(history, former, champion)
+    return Settled(history, candidate, rolled_back)
+
+
+def _reached(candidate: Candidate | None, champion: Champion) -> bool:
+    return candidate is not None and bool(candidate.stack) and candidate.stack == champion.stack
+
+
+def _promotion_sentence(champion: Champion) -> str:
+    return (
+        f"stack {champion.stack} (revision {champion.revision}, {champion.bundle_id}, {champion.generation_id}) is live"
+    )
+
+
+def _rolled_back(
+    history: list[HistoryEntry], former: Champion, live: Champion
+) -> tuple[list[HistoryEntry], tuple[EmitEvent, ...]]:
+    message = f"traffic went back from stack {former.stack} to {live.stack}"
+    entry = entry_of_rollback(former, live, message, live.promoted_at)
+    return with_entry(history, entry), (EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message),)
+
+
+def requested_rollback(context: Context) -> RollbackRequest | None:
+    """A person's request about the stack that is live now; one about another stack is an old one and does nothing."""
+    value = context.model.metadata.annotations.get(ROLLBACK_ANNOTATION, "")
+    live, _, target = value.partition(":")
+    if context.champion is None or not target or live != context.champion.stack or target == live:
+        return None
+    return RollbackRequest(live, target)
+
+
+def rollback_actions(context: Context) -> tuple[Action, ...]:
+    """Switch back now: asked for and the target runs, or a bake check failed and the former stack runs."""
+    champion = context.champion
+    if champion is None:
+        return ()
+    request = requested_rollback(context)
+    if request is not None:
+        stack = context.observed.stacks.get(request.target)
+        return _switch_back(context, champion, stack.record, "asked for") if stack and stack.is_ready else ()
+    if not context.spec.rollback.automatic or context.now >= champion.baking_until:
+        return ()
+    former = context.observed.stacks.get(context.observed.traffic.previous)
+    found = failed_bake_check(context, champion)
+    return _switch_back(context, champion, former.record, found) if found and former and former.is_ready else ()
+
+
+def _switch_back(context: Context, champion: Champion, record: StackRecord, why: str) -> tuple[Action, ...]:
+    """Traffic first: the registry may be away, and clients matter more than the record."""
+    message = f"going back from stack {champion.stack} to {record.stack}: {why}"
+    switch = SwitchTraffic(record=record, observed_version=context.observed.traffic.version)
+    event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message)
+    entry = entry_of_rollback(champion, record, message, context.now)
+    run = context.registry.runs.get(run_key(entry.kind, entry.id)) if context.registry else None
+    tag: tuple[Action, ...] = (TagRun(run_id=run.run_id, tags={TAG_VERDICT: "RolledBack"}),) if run else ()
+    return (switch, event, *tag)
+
+
+def failed_bake_check(context: Context, champion: Champion) -> str:
+    """What is wrong with a baking champion, in a sentence; "" when nothing is."""
+    if not context.spec.rollback.checks:
+        return ""
+    stack = context.observed.stacks.get(champion.stack)
+    if stack is not None and stack.failed:
+        return f"its servers failed: {stack.failed}"
+    if stack is not None and stack.is_ready:
+        return ""
+    since = _not_ready_since(context)
+    if since is not None and context.now - since >= BAKE_GRACE_S:
+        return f"not ready for {context.now - since} s"
+    return ""
+
+
+def _not_ready_since(context: Context) -> int | None:
+    """When the Ready condition became False under this champion; None when it did not yet."""
+    for condition in context.status.conditions:
+        if condition.type is ConditionType.READY and condition.status == "False":
+            return condition.last_transition_time
+    return None

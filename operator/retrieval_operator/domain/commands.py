@@ -1,0 +1,158 @@
+"""Which program with which arguments each step runs. The component's own --help documents them."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import StackRecord
+from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
+
+DEFAULT_SERVED_K = 2000  # the paper retrieves 2000 candidates
+VERIFIED_MEMBERS = 50
+TINY_PRESET = "preset:tiny"
+
+
+def storage_root(model: RetrievalModel) -> str:
+    return f"{model.spec.storage.uri.rstrip('/')}/{model.metadata.namespace}/{model.metadata.name}"
+
+
+def bundle_uri(model: RetrievalModel, revision: str) -> str:
+    return model.spec.model.bundle_uri or f"{storage_root(model)}/revisions/{revision}/bundle"
+
+
+def generation_uri(model: RetrievalModel, key: str) -> str:
+    return f"{storage_root(model)}/indexes/{key}"
+
+
+def workload_name(model: RetrievalModel, step: WorkloadStep, key: str, attempt: int) -> str:
+    return f"{model.metadata.name}-{key}-{step}-{attempt}"
+
+
+def train(model: RetrievalModel, *, revision: str, data_uri: str) -> WorkloadSpec:
+    """Dataset to bundle, or the import of a finished bundle."""
+    if model.spec.model.bundle_uri is not None:
+        imported = ("--import", model.spec.model.bundle_uri, "--revision", revision)
+        return _spec(model, WorkloadStep.TRAIN, revision, "retrieval-train", imported)
+    config = json.dumps(train_config(model, revision=revision, data_uri=data_uri), sort_keys=True)
+    root = f"{storage_root(model)}/revisions/{revision}"
+    arguments = ("--config", config, "--out", f"{root}/bundle", "--checkpoints", f"{root}/checkpoints")
+    training = model.spec.training
+    return _spec(
+        model,
+        WorkloadStep.TRAIN,
+        revision,
+        "retrieval-train",
+        arguments,
+        nodes=training.nodes,
+        processes=training.processes_per_node,
+        deadline_s=training.active_deadline_seconds,
+    )
+
+
+def train_config(model: RetrievalModel, *, revision: str, data_uri: str) -> dict[str, Any]:
+    """The trainer's `--config` document: only what the user set; the rest is the trainer's default."""
+    chosen = model.spec.model.explicit()
+    base = model.spec.model.base
+    config: dict[str, Any] = {
+        "formatVersion": 1,
+        "revision": revision,
+        "dataset": data_uri,
+        "base": {"preset": "tiny"} if base == TINY_PRESET else {"uri": base},
+        "hyperparameters": _numbers(model.spec.training.hyperparameters.model_dump(by_alias=True, exclude_unset=True)),
+    }
+    config |= {field: chosen[field] for field in ("prompts", "pooling", "dimensions", "maxTokens") if field in chosen}
+    return config
+
+
+def index(
+    model: RetrievalModel,
+    step: WorkloadStep,
+    *,
+    key: str,
+    bundle_id: str,
+    bundle: str,
+    data_uri: str,
+    previous: str = "",
+) -> WorkloadSpec:
+    """One index generation. `previous` is a generation URI whose unchanged vectors are copied, "" for none."""
+    spec = model.spec
+    kind = "serving" if step is WorkloadStep.INDEX_SERVING else "evaluation"
+    arguments = ["build", "--bundle", bundle, "--expected-bundle-id", bundle_id, "--dataset", data_uri]
+    arguments += ["--kind", kind, "--out", generation_uri(model, key), "--factory", spec.index.factory]
+    arguments += ["--served-k", str(spec.index.served_k or DEFAULT_SERVED_K), "--shards", str(spec.index.encode_shards)]
+    if spec.model.served_dimension is not None:
+        arguments += ["--served-dimension", str(spec.model.served_dimension)]
+    if previous:
+        arguments += ["--previous", previous]
+    if spec.index.members and kind == "serving":
+        arguments += ["--members"]
+    return _spec(model, step, key, "retrieval-index", tuple(arguments))
+
+
+def evaluate(
+    model: RetrievalModel,
+    *,
+    key: str,
+    data_uri: str,
+    candidate: tuple[str, str],
+    champion: tuple[str, str] | None,
+) -> WorkloadSpec:
+    """Candidate and champion, each (bundle URI, evaluation generation URI), on the same held-out members."""
+    settings = model.spec.evaluation
+    gates = [gate.model_dump(mode="json", by_alias=True, exclude_none=True) for gate in model.spec.promotion.gates]
+    arguments = ["run", "--dataset", data_uri]
+    arguments += ["--candidate-bundle", candidate[0], "--candidate-generation", candidate[1]]
+    if champion is not None:
+        arguments += ["--champion-bundle", champion[0], "--champion-generation", champion[1]]
+    arguments += ["--gates", json.dumps(gates, sort_keys=True), "--k", ",".join(map(str, settings.k))]
+    arguments += ["--segments", ",".join(settings.segments), "--confidence", str(settings.confidence)]
+    arguments += ["--min-samples", str(settings.min_samples)]
+    root = storage_root(model)
+    arguments += ["--out", f"{root}/evaluations/{key}", "--cache", f"{root}/evaluations/cache"]
+    return _spec(model, WorkloadStep.EVALUATE, key, "retrieval-evaluate", tuple(arguments))
+
+
+def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str) -> WorkloadSpec:
+    """Ask a dark stack and compare with direct computation."""
+    arguments = ["verify", "--url", address, "--bundle", record.bundle_uri, "--generation", record.generation_uri]
+    arguments += ["--dataset", record.data_uri, "--members", str(VERIFIED_MEMBERS)]
+    arguments += ["--k", str(model.spec.index.served_k or DEFAULT_SERVED_K)]
+    arguments += ["--out", f"{storage_root(model)}/verifications/{key}"]
+    return _spec(model, WorkloadStep.VERIFY, key, "retrieval-evaluate", tuple(arguments))
+
+
+def _spec(
+    model: RetrievalModel,
+    step: WorkloadStep,
+    key: str,
+    program: str,
+    arguments: tuple[str, ...],
+    *,
+    nodes: int = 1,
+    processes: int = 1,
+    deadline_s: int = 0,
+) -> WorkloadSpec:
+    """A first attempt without a run; `attempts.ensure` fills both in."""
+    return WorkloadSpec(
+        name=workload_name(model, step, key, 1),
+        step=step,
+        key=key,
+        attempt=1,
+        program=program,
+        arguments=arguments,
+        nodes=nodes,
+        processes=processes,
+        deadline_s=deadline_s or model.spec.promotion.progress_deadline_seconds,
+    )
+
+
+def _numbers(value: Any) -> Any:
+    """Decimals become JSON numbers, as the trainer's document has them."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items() if inner is not None}
+    return value

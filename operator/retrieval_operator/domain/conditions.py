@@ -1,0 +1,203 @@
+"""Conditions and the phase, from what one pass found. Set where something is known; otherwise what was said stays.
+
+Transition times move only when a status changes. `Reconciling`, `Stalled` and `Progressing` are present only while
+True; Stalled and Reconciling exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
+from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, Step
+from retrieval_operator.domain.candidates import Wanted
+from retrieval_operator.domain.context import Context, cut
+from retrieval_operator.domain.history import newest
+
+# The conditions a candidate sets on its way, with the first step at which each is behind it.
+_MILESTONE_CONDITIONS: tuple[tuple[ConditionType, Step], ...] = (
+    (ConditionType.TRAINING_SUCCEEDED, Step.REGISTERING),
+    (ConditionType.MODEL_REGISTERED, Step.INDEXING_EVALUATION),
+    (ConditionType.GATES_PASSED, Step.INDEXING_SERVING),
+    (ConditionType.INDEX_READY, Step.DEPLOYING),
+    (ConditionType.ENCODER_READY, Step.AWAITING_APPROVAL),
+)
+_ORDER = list(Step)
+_STEP_REASON: Mapping[Step, Reason] = {
+    Step.PENDING: Reason.TRAINING,
+    Step.TRAINING: Reason.TRAINING,
+    Step.REGISTERING: Reason.REGISTERING,
+    Step.INDEXING_EVALUATION: Reason.INDEXING,
+    Step.EVALUATING: Reason.EVALUATING,
+    Step.INDEXING_SERVING: Reason.INDEXING,
+    Step.DEPLOYING: Reason.DEPLOYING,
+    Step.VERIFYING: Reason.VERIFYING,
+    Step.AWAITING_APPROVAL: Reason.AWAITING_APPROVAL,
+    Step.PROMOTING: Reason.PROMOTING,
+    Step.BAKING: Reason.BAKING,
+}
+# Which condition an ending falsifies; an inconclusive verdict makes it Unknown.
+_FALSIFIED: Mapping[Reason, ConditionType] = {
+    Reason.TRAINING_FAILED: ConditionType.TRAINING_SUCCEEDED,
+    Reason.DIVERGED: ConditionType.TRAINING_SUCCEEDED,
+    Reason.INDEXING_FAILED: ConditionType.INDEX_READY,
+    Reason.INTEGRITY_FAILED: ConditionType.INDEX_READY,
+    Reason.EVALUATION_FAILED: ConditionType.GATES_PASSED,
+    Reason.GATES_FAILED: ConditionType.GATES_PASSED,
+    Reason.GATES_INCONCLUSIVE: ConditionType.GATES_PASSED,
+    Reason.DEPLOYMENT_FAILED: ConditionType.ENCODER_READY,
+    Reason.VERIFICATION_FAILED: ConditionType.ENCODER_READY,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass found out, for the conditions. `stalled`: (reason, message) when a person must act."""
+
+    champion: Champion | None
+    candidate: Candidate | None
+    wish: Wanted | None
+    history: list[HistoryEntry]
+    stalled: tuple[Reason, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Said:
+    status: ConditionStatus
+    reason: Reason
+    message: str = ""
+
+
+def conditions(context: Context, found: Found) -> list[Condition]:
+    """The list to write: in a fixed order, each with the object's generation."""
+    said: dict[ConditionType, _Said] = {
+        ConditionType.READY: _ready(context, found),
+        ConditionType.PROMOTED: _promoted(found),
+        ConditionType.DEPENDENCIES_READY: _dependencies(context),
+        ConditionType.SUSPENDED: _suspended(context),
+        **_milestones(found),
+        **_progress(context, found),
+    }
+    before = {condition.type: condition for condition in context.status.conditions}
+    present_while_true = {ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.PROGRESSING}
+    kept = {type_: condition for type_, condition in before.items() if type_ not in present_while_true}
+    types = [type_ for type_ in ConditionType if type_ in said or type_ in kept]
+    return [_condition(context, type_, said.get(type_), before.get(type_)) for type_ in types]
+
+
+def _condition(context: Context, type_: ConditionType, said: _Said | None, before: Condition | None) -> Condition:
+    if said is None:
+        assert before is not None, "a type is listed because it was said now or before"
+        return before
+    same = before is not None and before.status == said.status
+    return Condition(
+        type=type_,
+        status=said.status,
+        reason=said.reason,
+        message=cut(said.message),
+        observed_generation=context.model.metadata.generation,
+        last_transition_time=before.last_transition_time if same and before else context.now,
+    )
+
+
+def _ready(context: Context, found: Found) -> _Said:
+    if found.champion is None:
+        return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
+    stack = context.observed.stacks.get(found.champion.stack)
+    if stack is not None and stack.is_ready:
+        where = f" at {context.observed.traffic.address}" if context.observed.traffic.address else ""
+        return _Said("True", Reason.CHAMPION_SERVING, f"stack {found.champion.stack} serves{where}")
+    why = "does not run" if stack is None else stack.failed or "has no ready server"
+    return _Said("False", Reason.CHAMPION_NOT_READY, f"stack {found.champion.stack} {why}")
+
+
+def _promoted(found: Found) -> _Said:
+    if found.stalled is not None:
+        return _Said("False", *found.stalled)
+    if found.candidate is not None:
+        return _Said("False", _STEP_REASON[found.candidate.step], found.candidate.message)
+    if found.wish is not None:
+        return _Said("False", _refusal_reason(found), found.wish.refused)
+    if found.champion is None:
+        return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
+    return _Said("True", Reason.PROMOTED, f"stack {found.champion.stack} is champion")
+
+
+def _refusal_reason(found: Found) -> Reason:
+    entry = newest(found.history, found.wish.id) if found.wish is not None else None
+    return entry.reason if entry is not None else Reason.ALREADY_REFUSED
+
+
+def _dependencies(context: Context) -> _Said:
+    problems = context.observed.problems
+    if not problems:
+        return _Said("True", Reason.DEPENDENCIES_MET)
+    only_registry = all(problem.dependency == "registry" for problem in problems)
+    reason = Reason.REGISTRY_UNAVAILABLE if only_registry else Reason.DEPENDENCY_MISSING
+    return _Said("False", reason, "; ".join(f"{problem.dependency}: {problem.message}" for problem in problems))
+
+
+def _suspended(context: Context) -> _Said:
+    if context.spec.suspend:
+        return _Said(
+            "True", Reason.SUSPENDED, "spec.suspend is true: no new work is started; the champion keeps serving"
+        )
+    return _Said("False", Reason.DEPENDENCIES_MET)
+
+
+def _milestones(found: Found) -> dict[ConditionType, _Said]:
+    if found.candidate is not None:
+        return _of_candidate(found.candidate)
+    if found.wish is not None:
+        return _of_refusal(found)
+    if found.champion is None:
+        return {}
+    return {type_: _Said("True", Reason.SUCCEEDED) for type_, _ in _MILESTONE_CONDITIONS}
+
+
+def _of_candidate(candidate: Candidate) -> dict[ConditionType, _Said]:
+    """Behind it: True. At it, or ahead: Unknown, with the step it is at. Steps another kind skips count as behind."""
+    position = _ORDER.index(candidate.step)
+    said = {}
+    for type_, done_from in _MILESTONE_CONDITIONS:
+        if position >= _ORDER.index(done_from):
+            said[type_] = _Said("True", Reason.SUCCEEDED)
+        else:
+            said[type_] = _Said("Unknown", _STEP_REASON[candidate.step], candidate.message)
+    return said
+
+
+def _of_refusal(found: Found) -> dict[ConditionType, _Said]:
+    reason = _refusal_reason(found)
+    falsified = _FALSIFIED.get(reason)
+    if falsified is None or found.wish is None:
+        return {}
+    inconclusive = reason in (Reason.GATES_INCONCLUSIVE, Reason.EVALUATION_FAILED)
+    return {falsified: _Said("Unknown" if inconclusive else "False", reason, found.wish.refused)}
+
+
+def _progress(context: Context, found: Found) -> dict[ConditionType, _Said]:
+    if found.stalled is not None:
+        return {ConditionType.STALLED: _Said("True", *found.stalled)}
+    if found.candidate is not None:
+        type_ = ConditionType.PROGRESSING if found.candidate.scheduled else ConditionType.RECONCILING
+        return {type_: _Said("True", _STEP_REASON[found.candidate.step], found.candidate.message)}
+    if found.wish is not None and found.wish.refused:
+        return {ConditionType.STALLED: _Said("True", _refusal_reason(found), found.wish.refused)}
+    return {}
+
+
+def phase(context: Context, found: Found) -> str:
+    """One word for a column. Nothing is decided by it."""
+    if context.model.metadata.deletion_timestamp is not None:
+        return "Deleting"
+    if found.stalled is not None or (found.candidate is None and found.wish is not None and found.wish.refused):
+        return "Stalled"
+    if context.spec.suspend:
+        return "Suspended"
+    if found.candidate is not None:
+        return found.candidate.step.value
+    if found.champion is None:
+        return "Pending"
+    return "Baking" if context.now < found.champion.baking_until else "Live"

@@ -1,0 +1,280 @@
+"""decide(): what to do now, from the object, the observed world and the time. Pure; see ARCHITECTURE.md.
+
+One pass, in this order:
+1. an object being deleted is taken down;
+2. the traffic says who is champion; what it shows and the status does not know yet is recorded (`champion.settle`);
+3. going back comes before going forward: a rollback that is due is all that this pass does;
+4. at most one candidate is in flight: superseded, kept, or newly begun (`candidates`);
+5. the candidate walks its milestones up to the first that is not passed (`milestones`);
+6. the champion is kept up, what is over is collected, projections are compared (`upkeep`);
+7. conditions and the phase say what was found.
+
+No state but what is observed is needed: with an empty status the same pass reaches the same decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.constants import FINALIZER
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
+from retrieval_operator.domain import candidates, upkeep
+from retrieval_operator.domain.champion import champion_of, rollback_actions, settle
+from retrieval_operator.domain.changes import immutable_fields
+from retrieval_operator.domain.conditions import Found, conditions, phase
+from retrieval_operator.domain.context import Context, Ended, Passed, Waiting, cut, failed, with_facts
+from retrieval_operator.domain.deletion import decide_deletion
+from retrieval_operator.domain.history import entry_of_end, newest, with_entry
+from retrieval_operator.domain.milestones import MILESTONES
+from retrieval_operator.domain.observed import Observed
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SetFinalizer
+from retrieval_operator.domain.schedule import next_slot_at
+
+# Steps with their own bound, or none: a training may take days, a reviewer too.
+_WITHOUT_DEADLINE = frozenset({Step.TRAINING, Step.AWAITING_APPROVAL})
+# Watches wake the queue; this is the safety net while something is in flight.
+_IN_FLIGHT_REQUEUE_S = 15.0
+
+
+def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
+    """The actions of this pass, in order, and the status to write. `now` in seconds since the epoch."""
+    context = Context(model, observed, now, champion_of(model, observed))
+    if model.metadata.deletion_timestamp is not None:
+        return decide_deletion(context)
+    changed = _immutable_problem(context)
+    if changed is not None:
+        return _plan(context, _Pass(settle(context).history, model.status.candidate), stalled=changed)
+    settled = settle(context)
+    done = _Pass(settled.history, settled.candidate, actions=settled.events)
+    back = rollback_actions(context)
+    if back:
+        return _plan(context, done.having(*back), why="going back to the former stack")
+    return _forward(context, done)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass has found out so far."""
+
+    history: list[HistoryEntry]
+    candidate: Candidate | None
+    wish: candidates.Wanted | None = None
+    actions: tuple[Action, ...] = ()
+    slots: candidates.Slots | None = None
+    retry: str = ""
+    requeue_after_s: float | None = None
+
+    def having(self, *actions: Action) -> _Pass:
+        return _Pass(
+            self.history,
+            self.candidate,
+            self.wish,
+            (*self.actions, *actions),
+            self.slots,
+            self.retry,
+            self.requeue_after_s,
+        )
+
+
+def _forward(context: Context, done: _Pass) -> Plan:
+    """Steps 4 to 6: choose the candidate, let it walk, keep house."""
+    done = _retried(context, done)
+    context = _with_history(context, done.history)
+    done = _chosen(context, done)
+    if done.candidate is not None and not context.spec.suspend:
+        done = _advanced(context, done, done.candidate)
+    return _plan(context, done)
+
+
+def _retried(context: Context, done: _Pass) -> _Pass:
+    """A person's new retry: refusals of what is wanted are lifted, attempts so far do not count."""
+    token = candidates.new_retry(context)
+    if not token:
+        return done
+    history = [entry.model_copy(update={"retried": True}) if _refuses(entry) else entry for entry in done.history]
+    candidate = done.candidate
+    if candidate is not None:
+        ignored = candidates.highest_attempts(context)
+        candidate = with_facts(candidate, ignored_attempts=ignored, step_started_at=context.now, blocked_since=None)
+    return _Pass(history, candidate, actions=done.actions, retry=token)
+
+
+def _refuses(entry: HistoryEntry) -> bool:
+    return entry.outcome not in ("Promoted", "Superseded")
+
+
+def _with_history(context: Context, history: list[HistoryEntry]) -> Context:
+    """The rest of the pass sees the history as it stands now."""
+    status = context.status.model_copy(update={"history": history})
+    return Context(context.model.model_copy(update={"status": status}), context.observed, context.now, context.champion)
+
+
+def _chosen(context: Context, done: _Pass) -> _Pass:
+    """At most one candidate: what is in flight and still wanted goes on; else it is superseded and the wish begins."""
+    idle = done.candidate is None and not context.spec.suspend
+    taken = candidates.slots(context, may_advance=idle)
+    wish = candidates.wanted(context, taken)
+    candidate, history, actions = done.candidate, done.history, done.actions
+    if candidate is not None and not candidates.is_still_wanted(context, candidate, wish):
+        message = f"{candidate.kind} {candidate.id} is no longer what the object asks for"
+        ended = Ended("Superseded", Reason.SUPERSEDED, message, candidate)
+        history = with_entry(history, entry_of_end(ended, context.now))
+        actions = (*actions, EmitEvent(type="Normal", reason=Reason.SUPERSEDED, message=message))
+        candidate = None
+    if candidate is None and wish is not None and not wish.refused and not context.spec.suspend:
+        candidate = candidates.new_candidate(context, wish, history)
+        wish = None
+    return _Pass(history, candidate, wish if candidate is None else None, actions, taken, done.retry)
+
+
+def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
+    """Let the candidate walk its milestones; keep its step, its clock and its message."""
+    outcome = _walk(context, candidate)
+    if isinstance(outcome, Waiting):
+        outcome = _within_deadline(context, candidate, outcome)
+    if isinstance(outcome, Ended):
+        return _ended(context, done, outcome)
+    moved = _moved(context, candidate, outcome)
+    events = _step_event(candidate, moved)
+    requeue = outcome.requeue_after_s or _IN_FLIGHT_REQUEUE_S
+    actions = (*done.actions, *outcome.actions, *events)
+    return _Pass(done.history, moved, None, actions, done.slots, done.retry, requeue)
+
+
+def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
+    for milestone in MILESTONES[candidate.kind]:
+        progress = milestone(context, candidate)
+        if not isinstance(progress, Passed):
+            return progress
+        candidate = progress.candidate
+    raise AssertionError("the last milestone never passes: promotion is seen in the traffic, which ends the candidate")
+
+
+def _within_deadline(context: Context, before: Candidate, waiting: Waiting) -> Waiting | Ended:
+    """A step that makes no progress ends the candidate; the clock stands still while something outside is awaited."""
+    if waiting.step in _WITHOUT_DEADLINE or waiting.blocked or waiting.step is not before.step or before.blocked_since:
+        return waiting
+    elapsed = context.now - before.step_started_at
+    limit = context.spec.promotion.progress_deadline_seconds
+    if elapsed <= limit:
+        return waiting
+    message = f"{waiting.step} made no progress for {limit} s (promotion.progressDeadlineSeconds): {waiting.message}"
+    return failed(waiting.candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+
+
+def _moved(context: Context, before: Candidate, waiting: Waiting) -> Candidate:
+    same_step = waiting.step is before.step
+    started = before.step_started_at if same_step else context.now
+    if same_step and before.blocked_since is not None and not waiting.blocked:
+        started += context.now - before.blocked_since
+    return with_facts(
+        waiting.candidate,
+        step=waiting.step,
+        step_started_at=started,
+        message=cut(waiting.message),
+        blocked_since=(before.blocked_since or context.now) if waiting.blocked else None,
+    )
+
+
+def _step_event(before: Candidate, after: Candidate) -> tuple[Action, ...]:
+    if before.step is after.step:
+        return ()
+    message = f"{after.kind} {after.id}: {after.step}"
+    return (EmitEvent(type="Normal", reason=_reason_of(after.step), message=message),)
+
+
+def _reason_of(step: Step) -> Reason:
+    return Reason.INDEXING if step in (Step.INDEXING_EVALUATION, Step.INDEXING_SERVING) else Reason(step.value)
+
+
+def _ended(context: Context, done: _Pass, ended: Ended) -> _Pass:
+    history = with_entry(done.history, entry_of_end(ended, context.now))
+    message = f"{ended.candidate.kind} {ended.candidate.id} {ended.outcome}: {ended.message}"
+    event = EmitEvent(type="Warning", reason=ended.reason, message=cut(message))
+    taken = done.slots or candidates.slots(context, may_advance=False)
+    wish = candidates.wanted(_with_history(context, history), taken)
+    return _Pass(history, None, wish, (*done.actions, *ended.actions, event), taken, done.retry, 1.0)
+
+
+def _immutable_problem(context: Context) -> tuple[Reason, str] | None:
+    accepted, now = context.status.immutable, immutable_fields(context.spec)
+    changed = [
+        f"{path}: found {now[path]!r}, accepted before {accepted[path]!r}; set it back, or make a new object"
+        for path in now
+        if path in accepted and accepted[path] != now[path]
+    ]
+    return (Reason.IMMUTABLE_FIELD_CHANGED, "; ".join(changed)) if changed else None
+
+
+def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None = None, why: str = "") -> Plan:
+    """Upkeep, conditions, status: what every pass ends with."""
+    status = context.status
+    retry = done.retry or status.handled_retry
+    suspended = context.spec.suspend
+    actions = (
+        *done.actions,
+        *upkeep.champion_upkeep(context),
+        *upkeep.stopped_workloads(context, done.candidate, suspended=suspended),
+        *upkeep.collected_stacks(context, done.candidate, done.history),
+        *upkeep.collected_workloads(context),
+        *upkeep.projections(context, done.candidate, done.history, retry),
+        *_finalizer(context),
+    )
+    found = Found(context.champion, done.candidate, done.wish, done.history, stalled)
+    new_status = RetrievalModelStatus(
+        observed_generation=context.model.metadata.generation,
+        phase=phase(context, found),
+        conditions=conditions(context, found),
+        champion=context.champion,
+        candidate=done.candidate,
+        history=done.history,
+        address=context.observed.traffic.address,
+        handled_retry=retry,
+        training_slot=done.slots.training if done.slots else status.training_slot,
+        refresh_slot=done.slots.refresh if done.slots else status.refresh_slot,
+        immutable=status.immutable or immutable_fields(context.spec),
+    )
+    explained = why or _why(found, context)
+    return Plan(actions=actions, status=new_status, requeue_after_s=_requeue(context, done), why=explained)
+
+
+def _finalizer(context: Context) -> tuple[Action, ...]:
+    wanted = context.spec.deletion_policy == "Delete"
+    present = FINALIZER in context.model.metadata.finalizers
+    return (SetFinalizer(present=wanted),) if wanted != present else ()
+
+
+def _why(found: Found, context: Context) -> str:
+    if context.spec.suspend:
+        return "suspended: no new work is started"
+    if found.stalled is not None:
+        return found.stalled[1]
+    if found.candidate is not None:
+        return f"{found.candidate.step}: {found.candidate.message}"
+    if found.wish is not None:
+        entry = newest(found.history, found.wish.id)
+        ending = f" ({entry.outcome})" if entry is not None else ""
+        return f"{found.wish.kind} {found.wish.id} was refused{ending}; change the spec, or ask for a retry"
+    return "nothing to do" if found.champion is not None else "waiting"
+
+
+def _requeue(context: Context, done: _Pass) -> float | None:
+    """The soonest moment at which time alone changes something."""
+    spec, now, champion = context.spec, context.now, context.champion
+    moments = [now + done.requeue_after_s] if done.requeue_after_s else []
+    for expression in (spec.data.schedule, spec.index.refresh.schedule):
+        if expression is not None:
+            moments.append(next_slot_at(expression, spec.data.time_zone, now))
+    if champion is not None:
+        connections_end = context.observed.traffic.switched_at + spec.serving.connection_age_seconds
+        moments += [moment for moment in (champion.baking_until, connections_end) if moment > now]
+        if not _champion_is_ready(context):
+            moments.append(now + 5)
+    return max(1.0, min(moments) - now) if moments else None
+
+
+def _champion_is_ready(context: Context) -> bool:
+    stack = context.observed.stacks.get(context.champion.stack) if context.champion else None
+    return stack is not None and stack.is_ready

@@ -1,0 +1,134 @@
+"""Measured on held-out members, beside the champion, and judged: what fails here never costs a deployment."""
+
+from __future__ import annotations
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.status import Candidate, Step
+from retrieval_operator.domain import commands, gates
+from retrieval_operator.domain.context import (
+    Context,
+    Ended,
+    Passed,
+    Progress,
+    Waiting,
+    cut,
+    failed,
+    gates_table,
+    with_facts,
+)
+from retrieval_operator.domain.evidence import EvaluationReport, IndexReport, Unreadable, read
+from retrieval_operator.domain.identity import evaluation_generation_key, evaluation_key
+from retrieval_operator.domain.milestones.work import report_of
+from retrieval_operator.domain.workloads import WorkloadStep
+
+
+def evaluation_indexed(context: Context, candidate: Candidate) -> Progress:
+    """The candidate's evaluation generation: the corpus as of the start of the test split."""
+    return _indexed(context, candidate, WorkloadStep.INDEX_EVALUATION, candidate.bundle_id, candidate.bundle_uri)
+
+
+def champion_indexed(context: Context, candidate: Candidate) -> Progress:
+    """The champion's evaluation generation over the same data; nothing to do for a first stack."""
+    champion = context.champion
+    if champion is None:
+        return Passed(candidate)
+    return _indexed(context, candidate, WorkloadStep.INDEX_CHAMPION, champion.bundle_id, champion.bundle_uri)
+
+
+def _indexed(context: Context, candidate: Candidate, step: WorkloadStep, bundle_id: str, bundle: str) -> Progress:
+    key = evaluation_generation_key(context.spec, bundle_id, candidate.data_uri)
+    whose = "candidate" if step is WorkloadStep.INDEX_EVALUATION else "champion"
+    report = report_of(
+        context,
+        candidate,
+        Step.INDEXING_EVALUATION,
+        commands.index(context.model, step, key=key, bundle_id=bundle_id, bundle=bundle, data_uri=candidate.data_uri),
+        title=f"evaluation index ({whose} {bundle_id})",
+        limit=context.spec.promotion.failure_limit,
+        given_up=Reason.INDEXING_FAILED,
+    )
+    if isinstance(report, Waiting | Ended):
+        return report
+    try:
+        generation = read(IndexReport, report)
+    except Unreadable as error:
+        return failed(candidate, Reason.INDEXING_FAILED, f"the {whose}'s MANIFEST.json is not readable: {error}")
+    if generation.bundle_id != bundle_id:
+        found = f"the {whose}'s evaluation index names {generation.bundle_id}, expected {bundle_id}"
+        return failed(candidate, Reason.INTEGRITY_FAILED, found)
+    return Passed(candidate)
+
+
+def _evaluation(context: Context, candidate: Candidate) -> tuple[str, str, str]:
+    """Keys of the evaluation, the candidate's and the champion's generation ("" without champion)."""
+    own = evaluation_generation_key(context.spec, candidate.bundle_id, candidate.data_uri)
+    champion = context.champion
+    other = evaluation_generation_key(context.spec, champion.bundle_id, candidate.data_uri) if champion else ""
+    return evaluation_key(context.spec, own, other), own, other
+
+
+def evaluated(context: Context, candidate: Candidate) -> Progress:
+    """evaluation.json is there. An evaluation that keeps failing is inconclusive, never a pass and never a verdict."""
+    result = _evaluation_report(context, candidate)
+    if isinstance(result, Waiting):
+        return result
+    if isinstance(result, Ended):
+        return Ended("Inconclusive", result.reason, result.message, result.candidate)
+    return Passed(candidate)
+
+
+def _evaluation_report(context: Context, candidate: Candidate) -> EvaluationReport | Waiting | Ended:
+    key, own, other = _evaluation(context, candidate)
+    champion = context.champion
+    wanted = commands.evaluate(
+        context.model,
+        key=key,
+        data_uri=candidate.data_uri,
+        candidate=(candidate.bundle_uri, commands.generation_uri(context.model, own)),
+        champion=(champion.bundle_uri, commands.generation_uri(context.model, other)) if champion else None,
+    )
+    report = report_of(
+        context,
+        candidate,
+        Step.EVALUATING,
+        wanted,
+        title=f"evaluation of {candidate.bundle_id}",
+        limit=context.spec.promotion.inconclusive_limit,
+        given_up=Reason.EVALUATION_FAILED,
+    )
+    if isinstance(report, Waiting | Ended):
+        return report
+    try:
+        evaluation = read(EvaluationReport, report)
+    except Unreadable as error:
+        return failed(candidate, Reason.EVALUATION_FAILED, f"evaluation.json is not readable: {error}")
+    return _about_the_same(context, candidate, evaluation)
+
+
+def _about_the_same(context: Context, candidate: Candidate, evaluation: EvaluationReport) -> EvaluationReport | Ended:
+    """Evidence about other bundles is no evidence."""
+    champion = context.champion.bundle_id if context.champion else None
+    found = (evaluation.candidate.bundle_id, evaluation.champion.bundle_id if evaluation.champion else None)
+    if found != (candidate.bundle_id, champion):
+        message = (
+            f"evaluation.json is about {found[0]} against {found[1]}, expected {candidate.bundle_id} against {champion}"
+        )
+        return failed(candidate, Reason.EVALUATION_FAILED, message)
+    return evaluation
+
+
+def gates_passed(context: Context, candidate: Candidate) -> Progress:
+    """The verdict over all gates."""
+    evaluation = _evaluation_report(context, candidate)
+    assert isinstance(evaluation, EvaluationReport), "the milestone before this one has it"
+    verdicts = gates.judge_evaluation(
+        evaluation, context.spec.promotion, context.spec.evaluation, context.status.history
+    )
+    judged = with_facts(candidate, gates=verdicts)
+    match gates.overall(verdicts):
+        case "Passed":
+            return Passed(judged)
+        case "Failed":
+            return Ended("Rejected", Reason.GATES_FAILED, cut(gates_table(verdicts)), judged)
+        case _:
+            return Ended("Inconclusive", Reason.GATES_INCONCLUSIVE, cut(gates_table(verdicts)), judged)

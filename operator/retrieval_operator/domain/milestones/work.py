@@ -1,0 +1,61 @@
+"""One piece of work with a run to report to: the part that every measuring milestone shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.constants import ExitCode
+from retrieval_operator.api.status import Candidate, Step
+from retrieval_operator.domain import attempts
+from retrieval_operator.domain.context import Context, Ended, Waiting, failed
+from retrieval_operator.domain.plan import EnsureRun
+from retrieval_operator.domain.workloads import WorkloadSpec
+
+_REASON_OF_CODE = {ExitCode.BAD_INPUT: Reason.BAD_INPUT, ExitCode.DIVERGED: Reason.DIVERGED}
+
+
+def registry_away(step: Step, candidate: Candidate) -> Waiting:
+    """Without the registry nothing is known to be complete; work in progress goes on, the candidate waits."""
+    message = "MLflow is not reachable; going on when it is back"
+    return Waiting(step, candidate, message=message, requeue_after_s=10, blocked=Reason.REGISTRY_UNAVAILABLE)
+
+
+def report_of(
+    context: Context,
+    candidate: Candidate,
+    step: Step,
+    wanted: WorkloadSpec,
+    *,
+    title: str,
+    limit: int,
+    given_up: Reason,
+) -> Mapping[str, Any] | Waiting | Ended:
+    """The report of a piece of work; else what is done to get it.
+
+    The run comes first (programs report to it), then attempts until the report is there or `limit` have failed.
+    """
+    if context.registry is None:
+        return registry_away(step, candidate)
+    run = context.registry.runs.get(f"{wanted.step}:{wanted.key}")
+    if run is None:
+        parent = "" if wanted.key == candidate.revision else candidate.revision
+        ensure = EnsureRun(step=wanted.step, key=wanted.key, name=title, parent_key=parent)
+        return Waiting(step, candidate, actions=(ensure,), message="creating the MLflow run")
+    if run.report is not None:
+        return run.report
+    result = attempts.ensure(context, candidate, replace(wanted, run_id=run.run_id), limit)
+    if isinstance(result, attempts.GivenUp):
+        reason = (
+            _REASON_OF_CODE.get(ExitCode(result.exit_code), given_up) if result.final and result.exit_code else given_up
+        )
+        return failed(candidate, reason, result.message)
+    return Waiting(
+        step,
+        result.candidate,
+        actions=(result.start,) if result.start else (),
+        message=result.message,
+        requeue_after_s=max(1, result.next_at - context.now) if result.next_at else None,
+    )

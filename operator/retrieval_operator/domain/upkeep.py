@@ -1,0 +1,199 @@
+"""What is done beside the candidate's way: repair and scale the champion, collect what is over, keep projections true.
+
+The MLflow aliases, verdict tags and descriptions are projections of what was decided; they are compared and repaired.
+"""
+
+from __future__ import annotations
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.constants import (
+    ALIAS_CANDIDATE,
+    ALIAS_CHAMPION,
+    TAG_APPROVED_BY,
+    TAG_AWAITING,
+    TAG_REJECTED_BY,
+    TAG_RETRY,
+    TAG_VERDICT,
+)
+from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, Step
+from retrieval_operator.domain.context import Context
+from retrieval_operator.domain.describe import version_description
+from retrieval_operator.domain.history import REFUSING, record_of_champion, run_key
+from retrieval_operator.domain.observed import RegistryObserved, VersionObserved
+from retrieval_operator.domain.plan import (
+    Action,
+    CreateStack,
+    DeleteStack,
+    DeleteWorkload,
+    DescribeVersion,
+    EmitEvent,
+    ScaleStack,
+    SetAlias,
+    StopWorkload,
+    TagRun,
+)
+
+# Finished attempts kept with their logs; older ones go. They are small, people look at the last few lives.
+KEPT_WORKLOADS = 40
+
+
+def champion_upkeep(context: Context) -> tuple[Action, ...]:
+    """The champion's stack exists and has its replicas. Never depends on the registry."""
+    champion = context.champion
+    if champion is None:
+        return ()
+    stack = context.observed.stacks.get(champion.stack)
+    minimum = context.spec.serving.replicas.min
+    if stack is None or stack.failed:
+        message = f"starting the champion's stack {champion.stack} again"
+        event = EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message)
+        return (CreateStack(record=record_of_champion(champion), replicas=minimum), event)
+    if stack.replicas < minimum:
+        return (ScaleStack(stack=champion.stack, replicas=minimum),)
+    return ()
+
+
+def kept_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> set[str]:
+    """Live, the candidate's, and the former one for the rollback window (and always for the connection age)."""
+    kept = {candidate.stack} if candidate is not None else set()
+    champion, traffic = context.champion, context.observed.traffic
+    if champion is None:
+        return kept
+    kept.add(champion.stack)
+    refused = {e.record.stack for e in history if e.record is not None and e.outcome in REFUSING}
+    connections_end = traffic.switched_at + context.spec.serving.connection_age_seconds
+    if traffic.previous not in refused and context.now < max(champion.baking_until, connections_end):
+        kept.add(traffic.previous)
+    return kept
+
+
+def collected_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> tuple[Action, ...]:
+    if context.registry is None and candidate is not None and not candidate.stack:
+        return ()  # which stack is the candidate's is not known before its reports can be read
+    kept = kept_stacks(context, candidate, history)
+    return tuple(DeleteStack(stack=stack) for stack in sorted(context.observed.stacks) if stack not in kept)
+
+
+def collected_workloads(context: Context) -> tuple[Action, ...]:
+    """The oldest finished attempts beyond those kept."""
+    finished = [workload for workload in context.observed.workloads if workload.state != "Running"]
+    finished.sort(key=lambda workload: (workload.finished_at, workload.name), reverse=True)
+    return tuple(DeleteWorkload(name=workload.name) for workload in finished[KEPT_WORKLOADS:])
+
+
+def stopped_workloads(context: Context, candidate: Candidate | None, *, suspended: bool) -> tuple[Action, ...]:
+    """Running work that nobody waits for: of a superseded candidate, or a training while suspended."""
+    if context.registry is None:
+        return ()  # what the candidate waits for is not known before its reports can be read
+    ours = set(candidate.attempts) if candidate is not None else set()
+    stops = []
+    for workload in context.observed.workloads:
+        wanted = f"{workload.step}-{workload.key}" in ours and not (suspended and workload.step == "train")
+        if workload.state == "Running" and not wanted:
+            stops.append(StopWorkload(name=workload.name))
+    return tuple(stops)
+
+
+def projections(
+    context: Context, candidate: Candidate | None, history: list[HistoryEntry], retry: str
+) -> tuple[Action, ...]:
+    """Aliases, verdicts, descriptions and the approval prompt in the registry; nothing while it is away."""
+    registry = context.registry
+    if registry is None:
+        return ()
+    return (
+        *_aliases(context, registry, candidate),
+        *_verdicts(context, registry, history),
+        *_retry_tag(registry, history, retry),
+        *_descriptions(registry, candidate, history),
+        *_approval_prompt(registry, candidate),
+    )
+
+
+def _aliases(context: Context, registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
+    champion = context.champion
+    bundles = {
+        ALIAS_CHAMPION: champion.bundle_id if champion else "",
+        ALIAS_CANDIDATE: candidate.bundle_id if candidate and candidate.kind is CandidateKind.REVISION else "",
+    }
+    actions: list[Action] = []
+    for alias, bundle in bundles.items():
+        version = registry.versions.get(bundle) if bundle else None
+        if bundle and version is None:
+            continue  # not registered yet, or its version was deleted: nothing to point at
+        wanted, found = (version.number if version else ""), registry.aliases.get(alias, "")
+        if wanted == found:
+            continue
+        actions.append(SetAlias(alias=alias, version=wanted))
+        if alias == ALIAS_CHAMPION and found and _was_recorded(context):
+            message = f"alias {alias} was at version {found} but traffic goes to version {wanted}"
+            actions.append(EmitEvent(type="Warning", reason=Reason.ALIAS_REPAIRED, message=message))
+    return actions
+
+
+def _was_recorded(context: Context) -> bool:
+    """Whether the status already knew this champion: then the alias was moved by hand, not left behind by a switch."""
+    recorded = context.status.champion
+    return recorded is not None and context.champion is not None and recorded.stack == context.champion.stack
+
+
+def _verdicts(context: Context, registry: RegistryObserved, history: list[HistoryEntry]) -> list[Action]:
+    actions: list[Action] = []
+    for entry in _newest_per_id(history):
+        if entry.outcome == "Superseded":
+            continue
+        verdict = "" if entry.retried else str(entry.outcome)
+        run = registry.runs.get(run_key(entry.kind, entry.id))
+        if run is not None and run.tags.get(TAG_VERDICT, "") != verdict:
+            actions.append(TagRun(run_id=run.run_id, tags={TAG_VERDICT: verdict}))
+        version = _version_of(registry, entry) if entry.kind is CandidateKind.REVISION else None
+        if version is not None and version.tags.get(TAG_VERDICT, "") != verdict:
+            actions.append(DescribeVersion(version=version.number, tags={TAG_VERDICT: verdict}))
+    return actions
+
+
+def _retry_tag(registry: RegistryObserved, history: list[HistoryEntry], retry: str) -> list[Action]:
+    """Remember outside the status that a retry was acted on."""
+    retried = [entry for entry in _newest_per_id(history) if entry.retried]
+    runs = [run for entry in retried if (run := registry.runs.get(run_key(entry.kind, entry.id)))]
+    return [
+        TagRun(run_id=run.run_id, tags={TAG_RETRY: retry}) for run in runs if retry and run.tags.get(TAG_RETRY) != retry
+    ]
+
+
+def _descriptions(registry: RegistryObserved, candidate: Candidate | None, history: list[HistoryEntry]) -> list[Action]:
+    actions: list[Action] = []
+    judged = {entry.revision: (entry.gates, str(entry.outcome)) for entry in reversed(history) if entry.gates}
+    if candidate is not None and candidate.gates:
+        judged[candidate.revision] = (candidate.gates, "under way")
+    for version in registry.versions.values():
+        gates, outcome = judged.get(version.tags.get("revision", ""), ([], ""))
+        if gates:
+            text = version_description(gates, outcome, registry.page)
+            if version.description.strip() != text.strip():
+                actions.append(DescribeVersion(version=version.number, description=text))
+    return actions
+
+
+def _approval_prompt(registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
+    """Old answers are removed before the question is asked, so that only answers to this verdict count."""
+    actions: list[Action] = []
+    waiting = candidate is not None and candidate.step is Step.AWAITING_APPROVAL
+    for version in registry.versions.values():
+        asked = version.tags.get(TAG_AWAITING, "")
+        token = candidate.approval_token if candidate and waiting and version.bundle_id == candidate.bundle_id else ""
+        if token and asked != token:
+            tags = {TAG_APPROVED_BY: "", TAG_REJECTED_BY: "", TAG_AWAITING: token}
+            actions.append(DescribeVersion(version=version.number, tags=tags))
+    return actions
+
+
+def _newest_per_id(history: list[HistoryEntry]) -> list[HistoryEntry]:
+    seen: dict[str, HistoryEntry] = {}
+    for entry in history:
+        seen.setdefault(entry.id, entry)
+    return list(seen.values())
+
+
+def _version_of(registry: RegistryObserved, entry: HistoryEntry) -> VersionObserved | None:
+    return next((v for v in registry.versions.values() if v.tags.get("revision") == entry.revision), None)

@@ -1,0 +1,61 @@
+"""What a workload is, as data: which program with which arguments. How it runs is the adapters' business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class WorkloadStep(StrEnum):
+    """The short word in a workload's name: <object>-<hash8>-<step>-<attempt>."""
+
+    TRAIN = "train"
+    INDEX_EVALUATION = "idxeval"
+    INDEX_CHAMPION = "idxchamp"
+    EVALUATE = "eval"
+    INDEX_SERVING = "index"
+    VERIFY = "verify"
+    COLLECT = "collect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadSpec:
+    """One attempt at one piece of work.
+
+    `key` names what is computed (a hash of its inputs): another attempt has the same key. `run_id` is the MLflow run
+    the program reports to, "" when it does not report. `processes` > 1 asks for torchrun on one node. `deadline_s`
+    bounds the attempt, in seconds.
+    """
+
+    name: str
+    step: WorkloadStep
+    key: str
+    attempt: int
+    program: str
+    arguments: tuple[str, ...]
+    run_id: str = ""
+    nodes: int = 1
+    processes: int = 1
+    deadline_s: int = 86_400
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadObserved:
+    """An attempt that exists. Times are seconds since the epoch; `exit_code` is None while running or when lost.
+
+    `message` is what the program said when it failed (its termination message), for people.
+    """
+
+    name: str
+    step: WorkloadStep
+    key: str
+    attempt: int
+    state: Literal["Running", "Succeeded", "Failed"]
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    started_at: int = 0
+    finished_at: int = 0
