@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from retrieval_operator.api.pod import Pod, Quantity, Resources
-from retrieval_operator.api.types import Cron, DecimalString, Fraction, Image, Label, Manifest, Name, Uri
+from retrieval_operator.api.types import Cron, DecimalString, Fraction, Image, Label, Manifest, Name, TimeZone, Uri
 
 Dimension = Annotated[int, Field(ge=8, le=8192)]
 Count = Annotated[int, Field(ge=1)]
@@ -40,9 +40,7 @@ class Data(Manifest):
         description="revision is your name for the data's state. A new value trains a new revision of the model."
     )
     schedule: Cron | None = Field(default=None, description="schedule is a cron expression; each due time retrains.")
-    time_zone: Annotated[str, Field(max_length=64)] = Field(
-        default="UTC", description="timeZone of every schedule of this object, an IANA name."
-    )
+    time_zone: TimeZone = Field(default="UTC", description="timeZone of every schedule of this object, an IANA name.")
     starting_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = Field(
         default=3600, description="startingDeadlineSeconds: a due time missed by more than this is skipped."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -50,6 +51,14 @@ def _is_cron(value: str) -> str:
     return value
 
 
+def _is_time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{value!r} is no time zone; expected an IANA name such as Europe/Berlin") from None
+    return value
+
+
 DecimalString = Annotated[
     Decimal,
     BeforeValidator(_decimal_from_string),
@@ -61,4 +70,5 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s\x00-\x1f]+$")]
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_time_zone)]
 Cron = Annotated[str, Field(min_length=9, max_length=128), AfterValidator(_is_cron)]

@@ -1,0 +1,515 @@
+"""What decide() does, as short stories in a simulated world."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from retrieval_operator.api.conditions import ConditionType
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import CandidateKind, RetrievalModelStatus, Step
+from retrieval_operator.domain.decide import decide
+from retrieval_operator.domain.plan import Plan, StartWorkload
+from retrieval_operator.domain.simulate import Outcome, World, all_pass, passing_report, run_until_settled, with_status
+from retrieval_operator.domain.workloads import WorkloadSpec
+
+Make = Callable[..., RetrievalModel]
+
+
+def step(model: RetrievalModel, world: World, seconds: int = 1) -> tuple[RetrievalModel, Plan]:
+    plan = decide(model, world.observe(), world.now)
+    for action in plan.actions:
+        world.apply(action)
+    world.tick(seconds)
+    return with_status(model, plan.status), plan
+
+
+def live(make: Make, world: World, changes: dict[str, Any] | None = None) -> RetrievalModelStatus:
+    """A world with the plain manifest's first stack live; its status."""
+    return run_until_settled(make(changes), world)[-1][1].status
+
+
+def until(model: RetrievalModel, world: World, at: Step) -> RetrievalModel:
+    for _ in range(60):
+        model, _ = step(model, world)
+        if model.status.candidate is not None and model.status.candidate.step is at:
+            return model
+    raise AssertionError(f"never came to {at}")
+
+
+def condition(status: RetrievalModelStatus, kind: ConditionType) -> tuple[str, str]:
+    found = {c.type: (str(c.status), str(c.reason)) for c in status.conditions}
+    return found.get(kind, ("absent", ""))
+
+
+def refused(entry: dict[str, Any]) -> Callable[[WorkloadSpec], Outcome]:
+    """Every step succeeds, but evaluations against a champion measure this."""
+
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        report = passing_report(workload)
+        if report.get("champion") is not None:
+            report["gates"] = [gate | entry for gate in report["gates"]]
+        return Outcome(report=report)
+
+    return outcome
+
+
+WORSE = {"value": 0.30, "championValue": 0.40, "delta": -0.10, "lower": -0.12, "upper": -0.08}
+UNDECIDED = {"value": 0.39, "championValue": 0.40, "delta": -0.01, "lower": -0.03, "upper": 0.01, "nToDecide": 9000}
+
+
+def test_a_first_life_goes_through_every_step_in_order(make: Make) -> None:
+    steps: list[str] = []
+    for _, plan in run_until_settled(make(), World()):
+        if plan.status.candidate is not None and plan.status.candidate.step not in steps:
+            steps.append(plan.status.candidate.step)
+    assert steps == [
+        Step.TRAINING,
+        Step.REGISTERING,
+        Step.INDEXING_EVALUATION,
+        Step.EVALUATING,
+        Step.INDEXING_SERVING,
+        Step.DEPLOYING,
+        Step.VERIFYING,
+        Step.PROMOTING,
+    ]
+
+
+def test_a_worse_revision_is_refused_with_its_numbers_and_costs_no_deployment(make: Make) -> None:
+    world = World(outcomes=refused(WORSE))
+    status = live(make, world)
+    stacks = set(world.stacks)
+
+    final = run_until_settled(make({"spec.data.revision": "2"}, status=status, generation=2), world)[-1][1]
+
+    assert final.status.champion == status.champion
+    assert set(world.stacks) == stacks
+    assert final.status.history[0].outcome == "Rejected"
+    assert "delta -0.1000" in final.status.history[0].message
+    assert condition(final.status, ConditionType.GATES_PASSED) == ("False", "GatesFailed")
+    assert condition(final.status, ConditionType.PROMOTED) == ("False", "GatesFailed")
+    assert condition(final.status, ConditionType.STALLED) == ("True", "GatesFailed")
+    assert condition(final.status, ConditionType.READY) == ("True", "ChampionServing")
+    assert world.versions[next(b for b in world.versions if world.versions[b].number == "2")].tags[
+        "retrieval.verdict"
+    ] == ("Rejected")
+
+
+def test_an_inconclusive_comparison_is_never_promoted_and_says_how_many_members_would_decide(make: Make) -> None:
+    world = World(outcomes=refused(UNDECIDED))
+    status = live(make, world)
+    final = run_until_settled(make({"spec.data.revision": "2"}, status=status, generation=2), world)[-1][1]
+    assert final.status.history[0].outcome == "Inconclusive"
+    assert "9000 members" in final.status.history[0].message
+    assert condition(final.status, ConditionType.GATES_PASSED) == ("Unknown", "GatesInconclusive")
+    assert final.status.champion == status.champion
+
+
+def test_a_refused_revision_stays_refused_when_the_status_is_wiped(make: Make) -> None:
+    world = World(outcomes=refused(WORSE))
+    status = live(make, world)
+    second = make({"spec.data.revision": "2"}, status=status, generation=2)
+    run_until_settled(second, world)
+    before = list(world.created)
+
+    final = run_until_settled(with_status(second, RetrievalModelStatus()), world)[-1][1]
+
+    assert world.created == before
+    assert final.status.champion is not None
+    assert condition(final.status, ConditionType.STALLED) == ("True", "AlreadyRefused")
+
+
+def test_a_retry_gives_a_failed_training_fresh_attempts_once(make: Make) -> None:
+    def crashes(workload: WorkloadSpec) -> Outcome:
+        dies = workload.step == "train" and workload.attempt <= 3
+        return Outcome(exit_code=1, message="killed") if dies else all_pass(workload)
+
+    world = World(outcomes=crashes)
+    status = run_until_settled(make(), world)[-1][1].status
+    assert (status.history[0].outcome, status.history[0].reason) == ("Failed", "TrainingFailed")
+    assert len(world.specs) == 3
+
+    retried = make(status=status, annotations={"retrieval-operator.io/retry": "please"})
+    final = run_until_settled(retried, world)[-1][1]
+    assert final.status.phase == "Live"
+    assert [name for name in world.specs if "-train-" in name][-1].endswith("-train-4")
+
+
+def test_a_retry_left_on_the_object_does_nothing_after_the_status_is_wiped(make: Make) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=1))
+    retry = {"retrieval-operator.io/retry": "please"}
+    status = run_until_settled(make(), world)[-1][1].status
+    run_until_settled(make(status=status, annotations=retry), world)
+    attempts = len(world.specs)
+    run_until_settled(make(annotations=retry), world)
+    assert len(world.specs) == attempts
+
+
+@pytest.mark.parametrize(
+    ("code", "attempts", "reason"),
+    [
+        (65, 1, "BadInput"),
+        (69, 1, "Diverged"),
+        (2, 1, "TrainingFailed"),
+        (1, 3, "TrainingFailed"),
+        (75, 3, "TrainingFailed"),
+    ],
+)
+def test_exit_codes_decide_whether_another_attempt_makes_sense(
+    make: Make, code: int, attempts: int, reason: str
+) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=code, message="the column item_id is missing"))
+    final = run_until_settled(make(), world)[-1][1]
+    assert len(world.specs) == attempts
+    assert final.status.history[0].reason == reason
+    assert "the column item_id is missing" in final.status.history[0].message
+
+
+def test_attempts_wait_longer_each_time(make: Make) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=1))
+    run_until_settled(make({"spec.promotion.failureLimit": 5}), world)
+    starts = [workload.started_at for workload in world.workloads.values()]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 80
+
+
+def test_a_program_that_ends_well_without_a_report_is_started_again(make: Make) -> None:
+    def silent(workload: WorkloadSpec) -> Outcome:
+        return Outcome() if workload.attempt == 1 and workload.step == "train" else all_pass(workload)
+
+    world = World(outcomes=silent)
+    assert run_until_settled(make(), world)[-1][1].status.phase == "Live"
+    assert sum("-train-" in name for name in world.specs) == 2
+
+
+def test_evidence_about_other_bundles_is_not_evidence(make: Make) -> None:
+    def mixed_up(workload: WorkloadSpec) -> Outcome:
+        report = passing_report(workload)
+        if "candidate" in report:
+            report["candidate"] = {"bundleId": "b-ffffffffffffffff", "generationId": "g-ffffffffffffffff"}
+        return Outcome(report=report)
+
+    world = World(outcomes=mixed_up)
+    final = run_until_settled(make(), world)[-1][1]
+    assert world.traffic.live is None
+    assert final.status.history[0].outcome == "Inconclusive"
+
+
+def test_a_dark_stack_that_answers_wrongly_is_refused_and_removed(make: Make) -> None:
+    def wrong(workload: WorkloadSpec) -> Outcome:
+        report = passing_report(workload)
+        return Outcome(report=report | {"matched": 40} if report.get("kind") == "verification" else report)
+
+    world = World(outcomes=wrong)
+    final = run_until_settled(make(), world)[-1][1]
+    assert final.status.history[0].reason == "VerificationFailed"
+    assert world.stacks == {}
+    assert world.traffic.live is None
+
+
+def test_manual_mode_waits_and_an_approval_tag_set_before_the_verdict_does_not_count(make: Make) -> None:
+    world = World()
+    model = until(make({"spec.promotion.mode": "Manual"}), world, Step.EVALUATING)
+    bundle = next(iter(world.versions))
+    world.versions[bundle] = replace(
+        world.versions[bundle], tags={**world.versions[bundle].tags, "approved_by": "too early"}
+    )
+    model = until(model, world, Step.AWAITING_APPROVAL)
+    for _ in range(3):
+        model, plan = step(model, world)
+    assert plan.status.candidate is not None
+    assert plan.status.candidate.step is Step.AWAITING_APPROVAL
+    assert "approved_by" not in world.versions[bundle].tags
+
+    world.versions[bundle] = replace(world.versions[bundle], tags={**world.versions[bundle].tags, "approved_by": "ana"})
+    assert run_until_settled(model, world)[-1][1].status.phase == "Live"
+
+
+def test_manual_mode_goes_on_when_the_annotation_names_the_token(make: Make) -> None:
+    world = World()
+    manual = {"spec.promotion.mode": "Manual"}
+    model = until(make(manual), world, Step.AWAITING_APPROVAL)
+    assert model.status.candidate is not None
+    token = model.status.candidate.approval_token
+    wrong = make(manual, status=model.status, annotations={"retrieval-operator.io/approve": "another"})
+    assert step(wrong, world)[1].status.candidate.step is Step.AWAITING_APPROVAL  # type: ignore[union-attr]
+    right = make(manual, status=model.status, annotations={"retrieval-operator.io/approve": token})
+    assert run_until_settled(right, world)[-1][1].status.phase == "Live"
+
+
+def test_a_reviewer_who_says_no_ends_the_candidate(make: Make) -> None:
+    world = World()
+    model = until(make({"spec.promotion.mode": "Manual"}), world, Step.AWAITING_APPROVAL)
+    model, _ = step(model, world)
+    bundle = next(iter(world.versions))
+    world.versions[bundle] = replace(world.versions[bundle], tags={**world.versions[bundle].tags, "rejected_by": "ana"})
+    final = run_until_settled(model, world)[-1][1]
+    assert final.status.history[0].reason == "RejectedByReviewer"
+    assert world.traffic.live is None
+
+
+def second_life(make: Make, world: World, **more: Any) -> RetrievalModel:
+    status = live(make, world)
+    model = make({"spec.data.revision": "2"}, status=status, generation=2, **more)
+    return with_status(model, run_until_settled(model, world)[-1][1].status)
+
+
+def test_a_champion_that_fails_while_it_bakes_is_rolled_back_and_stays_refused(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    assert model.status.phase == "Baking"
+    bad = model.status.champion.stack  # type: ignore[union-attr]
+    world.stacks[bad] = replace(world.stacks[bad], ready_replicas=0, failed="it exits with code 1")
+
+    final = run_until_settled(model, world)[-1][1]
+
+    assert world.traffic.live is not None and world.traffic.live.stack != bad
+    assert bad not in world.stacks, "so that clients leave it"
+    assert final.status.history[0].outcome == "RolledBack"
+    assert condition(final.status, ConditionType.PROMOTED)[0] == "False"
+
+
+def test_a_short_unreadiness_while_baking_is_no_reason_to_roll_back(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    live_stack = world.traffic.live.stack  # type: ignore[union-attr]
+    world.stacks[live_stack] = replace(world.stacks[live_stack], ready_replicas=0)
+    model, _ = step(model, world)
+    for _ in range(5):
+        model, _ = step(model, world, seconds=10)
+    assert world.traffic.live.stack == live_stack  # type: ignore[union-attr]
+
+
+def test_a_rollback_that_a_person_asks_for_acts_once(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    asked = {"retrieval-operator.io/rollback": f"{newer}:{older}"}
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    final = run_until_settled(asking, world)[-1][1]
+    assert world.traffic.live.stack == older  # type: ignore[union-attr]
+    assert final.status.history[0].outcome == "RolledBack"
+
+    third = make({"spec.data.revision": "3"}, status=final.status, generation=3, annotations=asked)
+    run_until_settled(third, world)
+    assert world.traffic.live.stack not in (newer, older)  # type: ignore[union-attr]
+
+
+def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    world.tick(10_000)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert older not in world.stacks
+    asked = {"retrieval-operator.io/rollback": f"{newer}:{older}"}
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    final = run_until_settled(asking, world)[-1][1]
+    assert world.traffic.live.stack == older  # type: ignore[union-attr]
+    assert final.status.candidate is None
+
+
+def test_the_former_stack_is_collected_after_the_window_and_not_before(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    former = world.traffic.previous
+    world.tick(3000)
+    model, _ = step(model, world)
+    assert former in world.stacks
+    world.tick(3600)
+    model, _ = step(model, world)
+    assert former not in world.stacks
+
+
+def test_a_refresh_builds_a_new_generation_under_the_champions_bundle_and_does_not_train(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    trainings = sum("-train-" in name for name in world.specs)
+    refreshed = make({"spec.index.refresh": {"revision": "monday"}}, status=status, generation=2)
+    passes = run_until_settled(refreshed, world)
+    assert passes[0][1].status.candidate.kind is CandidateKind.REFRESH  # type: ignore[union-attr]
+    champion = passes[-1][1].status.champion
+    assert champion is not None and status.champion is not None
+    assert champion.bundle_id == status.champion.bundle_id
+    assert champion.generation_id != status.champion.generation_id
+    assert sum("-train-" in name for name in world.specs) == trainings
+    starts = [a.workload for _, plan in passes for a in plan.actions if isinstance(a, StartWorkload)]
+    index = next(workload for workload in starts if workload.step == "index")
+    assert index.arguments[index.arguments.index("--previous") + 1] == status.champion.generation_uri
+
+
+def test_another_server_image_deploys_the_same_bundle_and_generation(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    changed = make({"spec.serving.image": "server:2"}, status=status, generation=2)
+    champion = run_until_settled(changed, world)[-1][1].status.champion
+    assert champion is not None and status.champion is not None
+    assert champion.stack != status.champion.stack
+    assert (champion.bundle_id, champion.generation_id) == (
+        status.champion.bundle_id,
+        status.champion.generation_id,
+    )
+
+
+def test_a_refused_revision_does_not_keep_the_champion_from_being_refreshed(make: Make) -> None:
+    world = World(outcomes=refused(WORSE))
+    status = live(make, world)
+    second = {"spec.data.revision": "2"}
+    status = run_until_settled(make(second, status=status, generation=2), world)[-1][1].status
+    both = make(second | {"spec.index.refresh": {"revision": "monday"}}, status=status, generation=3)
+    final = run_until_settled(both, world)[-1][1]
+    assert final.status.history[0].kind is CandidateKind.REFRESH
+    assert final.status.history[0].outcome == "Promoted"
+
+
+def test_a_schedule_takes_each_slot_once_and_skips_what_it_slept_through(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000}
+    model = make(hourly)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    first = sum("-train-" in name for name in world.specs)
+    world.tick(3600)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert sum("-train-" in name for name in world.specs) == first + 1
+    assert model.status.champion.slot == "2023-11-14T23:00:00Z"  # type: ignore[union-attr]
+    world.tick(10 * 3600)
+    run_until_settled(model, world)
+    assert sum("-train-" in name for name in world.specs) == first + 2
+
+
+def test_a_wiped_status_does_not_take_up_an_old_slot(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000 - 7200}
+    model = make(hourly)
+    run_until_settled(model, world)
+    before = list(world.created)
+    run_until_settled(with_status(model, RetrievalModelStatus()), world)
+    assert world.created == before
+
+
+def test_suspend_stops_a_training_and_resuming_goes_on_with_the_next_attempt(make: Make) -> None:
+    world = World()
+    model = make()
+    for _ in range(2):
+        plan = decide(model, world.observe(), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+    suspended = make({"spec.suspend": True}, status=model.status, generation=2)
+    model, plan = step(suspended, world)
+    assert [workload.reason for workload in world.workloads.values()] == ["Stopped"]
+    assert condition(plan.status, ConditionType.SUSPENDED)[0] == "True"
+    resumed = make(status=model.status, generation=3)
+    assert run_until_settled(resumed, world)[-1][1].status.phase == "Live"
+    assert sorted(name.split("-train-")[1] for name in world.specs if "-train-" in name) == ["1", "2"]
+
+
+def test_a_suspended_object_still_repairs_its_champion(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    world.stacks.clear()
+    _model, _ = step(make({"spec.suspend": True}, status=status, generation=2), world)
+    assert list(world.stacks) == [status.champion.stack]  # type: ignore[union-attr]
+
+
+def test_the_champion_is_repaired_while_the_registry_is_away(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    world.stacks.clear()
+    world.registry_is_up = False
+    step(make(status=status), world)
+    assert list(world.stacks) == [status.champion.stack]  # type: ignore[union-attr]
+
+
+def test_the_registry_away_for_longer_than_the_progress_deadline_does_not_fail_the_candidate(make: Make) -> None:
+    world = World()
+    model = until(make(), world, Step.INDEXING_SERVING)
+    world.registry_is_up = False
+    for _ in range(4):
+        model, _ = step(model, world, seconds=3000)
+    world.registry_is_up = True
+    assert run_until_settled(model, world)[-1][1].status.phase == "Live"
+
+
+def test_a_step_without_progress_ends_at_its_deadline(make: Make) -> None:
+    world = World()
+    model = until(make(), world, Step.DEPLOYING)
+    for _ in range(3):
+        for stack, found in world.stacks.items():
+            world.stacks[stack] = replace(found, ready_replicas=0)
+        world.now += 3000
+        plan = decide(model, world.observe(), world.now)
+        model = with_status(model, plan.status)
+    assert plan.status.history[0].reason == "ProgressDeadlineExceeded"
+
+
+def test_an_immutable_field_that_was_changed_stalls_the_object_and_touches_nothing(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    before = list(world.created)
+    final = run_until_settled(make({"spec.storage.uri": "/elsewhere"}, status=status, generation=2), world)[-1][1]
+    assert condition(final.status, ConditionType.STALLED) == ("True", "ImmutableFieldChanged")
+    assert "spec.storage.uri: found '/elsewhere', accepted before '/store'" in final.why
+    assert world.created == before
+
+
+def test_an_alias_moved_by_hand_is_moved_back_with_an_event(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    world.aliases["champion"] = "1"
+    world.events.clear()
+    run_until_settled(model, world)
+    assert world.aliases["champion"] == "2"
+    assert [event.reason for event in world.events] == ["AliasRepaired"]
+
+
+def test_an_imported_bundle_is_not_trained(make: Make) -> None:
+    world = World()
+    imported = {"spec.model": {"bundleUri": "/bundles/good/bundle"}}
+
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        if workload.step == "train":
+            assert workload.arguments[:2] == ("--import", "/bundles/good/bundle")
+            report = passing_report(replace(workload, key="good"))
+            return Outcome(report=report)
+        return all_pass(workload)
+
+    world.outcomes = outcome
+    status = run_until_settled(make(imported), world)[-1][1].status
+    assert status.phase == "Live"
+    assert status.champion is not None and status.champion.bundle_uri == "/bundles/good/bundle"
+
+
+def test_deletion_ends_serving_then_work_then_lets_the_object_go(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    model = make(status=status, deleting=True)
+    model, _ = step(model, world)
+    assert world.traffic.live is None and world.stacks == {} and world.workloads == {}
+    step(model, world)
+    assert world.finalizer is False
+    assert world.versions, "MLflow's record stays"
+
+
+@pytest.mark.parametrize("stop_after", range(14))
+def test_conditions_keep_their_rules_in_every_pass(make: Make, stop_after: int) -> None:
+    world = World(outcomes=refused(WORSE))
+    status = live(make, world)
+    model = make({"spec.data.revision": "2"}, status=status, generation=2)
+    for _ in range(stop_after + 1):
+        model, plan = step(model, world)
+    found = {c.type: c for c in plan.status.conditions}
+    assert not (ConditionType.STALLED in found and ConditionType.RECONCILING in found)
+    assert all(
+        found[kind].status == "True"
+        for kind in (ConditionType.STALLED, ConditionType.RECONCILING, ConditionType.PROGRESSING)
+        if kind in found
+    )
+    assert all(len(c.message) <= 1024 for c in plan.status.conditions)
+    assert found[ConditionType.READY].status == "True"
+    assert plan.status.observed_generation == 2
