@@ -106,6 +106,8 @@ def install_project(deps: Path) -> None:
     venv.EnvBuilder(with_pip=False, clear=True).create(THIN)
     pth = site_packages(THIN) / "_dependencies.pth"
     pth.write_text(f"import site; site.addsitedir({str(site_packages(deps))!r})\n")
+    # `python -m ruff` looks for its binary beside the interpreter.
+    (THIN / "bin" / "ruff").symlink_to(deps / "bin" / "ruff")
     subprocess.run(
         [str(THIN / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         + ["--no-build-isolation", "--no-deps", "--editable", str(ROOT)],

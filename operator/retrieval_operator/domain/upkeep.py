@@ -71,7 +71,11 @@ def collected_stacks(context: Context, candidate: Candidate | None, history: lis
     if context.registry is None and candidate is not None and not candidate.stack:
         return ()  # which stack is the candidate's is not known before its reports can be read
     kept = kept_stacks(context, candidate, history)
-    return tuple(DeleteStack(stack=stack) for stack in sorted(context.observed.stacks) if stack not in kept)
+    actions: list[Action] = []
+    for stack in sorted(set(context.observed.stacks) - kept):
+        message = f"stack {stack} is drained and removed: nothing needs it any more"
+        actions += [DeleteStack(stack=stack), EmitEvent(type="Normal", reason=Reason.STACK_COLLECTED, message=message)]
+    return tuple(actions)
 
 
 def collected_workloads(context: Context) -> tuple[Action, ...]:

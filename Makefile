@@ -1,0 +1,63 @@
+# Every target creates the environment it needs (scripts/environment.py); the first time takes several minutes.
+PYTHON ?= python3
+RUN := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: environment
+environment: ## Create or reuse the Python environment (outside the clone, keyed by the dependency lists)
+	@$(PYTHON) scripts/environment.py
+
+.PHONY: demo
+demo: environment ## The whole life of a model on this machine, on synthetic data (KEEP=1 leaves it running)
+	@$(RUN) examples/demo/demo.py $(if $(KEEP),--keep)
+
+.PHONY: movielens
+movielens: environment ## The same on MovieLens: make movielens DATA=path/to/ml-latest-small
+	@test -n "$(DATA)" || { echo 'movielens: say where the data is: make movielens DATA=path/to/ml-latest-small'; exit 2; }
+	@$(RUN) examples/movielens/movielens.py "$(DATA)"
+
+.PHONY: test
+test: environment ## All tests (about 15 minutes on 2 cores)
+	$(RUN) -m pytest $(ARGS)
+
+.PHONY: unit
+unit: environment ## Only the tests that start no process and train nothing
+	$(RUN) -m pytest tests/unit tests/contract -m "not component and not story" $(ARGS)
+
+.PHONY: lint
+lint: environment ## ruff, and the import arrows
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+
+.PHONY: types
+types: environment ## mypy (strict for core and operator)
+	$(RUN) -m mypy core trainer indexer encoder_server operator
+
+.PHONY: format
+format: environment ## Rewrite the code as ruff formats it
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+.PHONY: check
+check: lint types test ## What CI runs
+
+.PHONY: golden
+golden: environment ## Rewrite the golden files; review the difference before you commit
+	$(RUN) -m pytest tests/unit --update-golden
+
+.PHONY: bench
+bench: environment ## Measure times and memory of this machine and print a table
+	@$(RUN) tests/benchmarks/bench.py
+
+.PHONY: lock
+lock: ## Resolve the dependency lists anew into requirements.lock
+	@$(PYTHON) scripts/lock.py
+
+.PHONY: clean
+clean: ## Remove what this clone made (the shared environments stay)
+	rm -rf .venv .retrieval .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
