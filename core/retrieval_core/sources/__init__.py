@@ -1,0 +1,1 @@
+"""Where datasets come from: MovieLens folders and a synthetic feed."""

@@ -1,0 +1,166 @@
+"""Documents appear whole or not at all; directories travel with their last file last."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval_core import files
+from retrieval_core.errors import BadInput, TemporarilyUnavailable
+
+json_documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_documents)
+def test_canonical_json_depends_on_content_only(document):
+    text = files.canonical_json(document)
+    assert json.loads(text) == document
+    assert files.canonical_json(json.loads(text)) == text
+
+
+def test_canonical_json_is_sorted_without_spaces_and_refuses_nan():
+    assert files.canonical_json({"b": [1, 2], "a": "é"}) == '{"a":"é","b":[1,2]}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.canonical_json({"x": float("nan")})
+
+
+def test_a_document_is_read_back_and_no_temporary_file_stays(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    files.write_json(path, {"formatVersion": 1, "value": [1, None]})
+    assert files.read_json(path) == {"formatVersion": 1, "value": [1, None]}
+    assert [path.name for path in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_document_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"formatVersion": 1, "old": True})
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_json(path, {"formatVersion": 1, "old": False})
+    assert files.read_json(path)["old"] is True
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"formatVersion": 1, "a"', "is not a JSON document"),
+        ('{"formatVersion": 2}', "formatVersion is 2, this program knows 1"),
+        ('{"formatVersion": true}', "formatVersion is True, this program knows 1"),
+        ("{}", "formatVersion is None, this program knows 1"),
+        ("[]", "holds list, expected a mapping with formatVersion"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_document_that_cannot_be_trusted_is_refused(content, expected, tmp_path):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=expected):
+        files.read_json(path)
+
+
+@pytest.fixture
+def memory(monkeypatch, tmp_path):
+    """An empty in-memory storage, and a download cache of its own."""
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    if filesystem.exists("/bucket"):
+        filesystem.rm("/bucket", recursive=True)
+
+
+def _directory(path: Path, version: int) -> Path:
+    files.write_json(path / "LAST.json", {"formatVersion": 1, "version": version})
+    files.write_text(path / "deep" / "a.txt", f"version {version}")
+    return path
+
+
+def test_a_published_directory_comes_back_from_remote_storage(memory, tmp_path):
+    assert not files.is_published("memory://bucket/x", "LAST.json")
+    files.publish(_directory(tmp_path / "x", 1), "memory://bucket/x", "LAST.json")
+    assert files.is_published("memory://bucket/x", "LAST.json")
+    local = files.local_path("memory://bucket/x")
+    assert (local / "deep/a.txt").read_text() == "version 1"
+    assert files.local_path("memory://bucket/x") == local
+    assert files.local_path("memory://bucket/x/deep/a.txt").read_text() == "version 1"
+    assert [path.name for path in local.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_changed_remote_content_is_downloaded_again(memory, tmp_path):
+    files.publish(_directory(tmp_path / "x", 1), "memory://bucket/x", "LAST.json")
+    first = files.local_path("memory://bucket/x")
+    files.publish(_directory(tmp_path / "y", 2), "memory://bucket/x", "LAST.json")
+    second = files.local_path("memory://bucket/x")
+    assert (first / "deep/a.txt").read_text() == "version 1"
+    assert (second / "deep/a.txt").read_text() == "version 2"
+
+
+@pytest.mark.parametrize("scheme", ["memory://bucket/x", "{tmp}/published"])
+def test_the_last_file_goes_first_and_comes_last(scheme, memory, tmp_path, monkeypatch):
+    """A reader never finds old and new files under a complete directory, even when the copy is cut."""
+    uri = scheme.format(tmp=tmp_path)
+    files.publish(_directory(tmp_path / "x", 1), uri, "LAST.json")
+
+    def cut_at(copy):
+        def until(*arguments):
+            if str(arguments[-1]).endswith("a.txt"):  # in name order the last file would come before it
+                raise OSError(errno.EIO, "cut")
+            copy(*arguments)
+
+        return until
+
+    monkeypatch.setattr(type(memory), "put_file", cut_at(type(memory).put_file))
+    monkeypatch.setattr(files, "_copy_local", cut_at(files._copy_local))
+    with pytest.raises(OSError, match="cut"):
+        files.publish(_directory(tmp_path / "y", 2), uri, "LAST.json")
+    assert not files.is_published(uri, "LAST.json")
+
+
+def test_publishing_where_it_already_is_changes_nothing(tmp_path):
+    directory = _directory(tmp_path / "x", 1)
+    files.publish(directory, f"file://{directory}", "LAST.json")
+    assert files.read_json(directory / "LAST.json")["version"] == 1
+    with pytest.raises(ValueError, match=r"has no NEVER\.json"):
+        files.publish(directory, str(tmp_path / "z"), "NEVER.json")
+
+
+def test_local_uris_are_paths_whether_they_exist_or_not(tmp_path):
+    assert files.local_path(str(tmp_path / "nothing")) == tmp_path / "nothing"
+    assert files.local_path(f"file://{tmp_path}/nothing/") == tmp_path / "nothing"
+    assert files.is_local("relative/path")
+    assert not files.is_local("memory://bucket")
+
+
+def test_a_uri_that_leads_nowhere_says_so(memory, monkeypatch):
+    with pytest.raises(BadInput, match="memory://bucket/none does not exist"):
+        files.local_path("memory://bucket/none")
+    with pytest.raises(BadInput, match="not a URI this program understands"):
+        files.local_path("nonsense://bucket")
+
+    def unreachable(*_arguments, **_options):
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(type(memory), "find", unreachable)
+    with pytest.raises(TemporarilyUnavailable, match="memory://bucket/x: connection refused"):
+        files.local_path("memory://bucket/x")
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
