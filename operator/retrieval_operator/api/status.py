@@ -100,6 +100,7 @@ class Candidate(StatusPart):
     bundle_uri: str = ""
     model_version: str = ""
     stack: str = ""
+    evaluation_run: str = Field(default="", description="the MLflow run that holds evaluation.json and its plot")
     approval_token: str = Field(default="", description="what an approval must name: this stack after this verdict")
     attempts: dict[str, int] = Field(default_factory=dict, description="<step>-<key> -> attempt last started")
     ignored_attempts: dict[str, int] = Field(
@@ -117,6 +118,7 @@ class Champion(StackRecord):
     promoted_at: int
     baking_until: int
     gates: list[GateVerdict] = Field(default_factory=list, max_length=16)
+    evaluation_run: str = ""
 
 
 Outcome = Literal["Promoted", "Rejected", "Inconclusive", "Failed", "RolledBack", "Superseded"]
@@ -133,6 +135,7 @@ class HistoryEntry(StatusPart):
     message: str = Field(default="", max_length=1024)
     at: int
     gates: list[GateVerdict] = Field(default_factory=list, max_length=16)
+    evaluation_run: str = ""
     record: StackRecord | None = None
     retried: bool = Field(
         default=False, description="a person asked for a retry: this entry no longer refuses anything"

@@ -42,12 +42,14 @@ def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
     traffic, status = observed.traffic, model.status
     if traffic.live is None:
         return None
+    gates, evaluation_run = _judged(model, traffic.live.stack)
     window = model.spec.rollback.window_seconds if _previous_is_kept(status.history, traffic.previous) else 0
     return Champion(
         **{name: getattr(traffic.live, name) for name in StackRecord.model_fields},
         promoted_at=traffic.switched_at,
         baking_until=traffic.switched_at + window,
-        gates=_gates_of(model, traffic.live.stack),
+        gates=gates,
+        evaluation_run=evaluation_run,
     )
 
 
@@ -57,13 +59,14 @@ def _previous_is_kept(history: list[HistoryEntry], previous: str) -> bool:
     return bool(previous) and (entry is None or entry.outcome not in REFUSING)
 
 
-def _gates_of(model: RetrievalModel, stack: str) -> list[GateVerdict]:
+def _judged(model: RetrievalModel, stack: str) -> tuple[list[GateVerdict], str]:
+    """The verdict that let this stack in and the run that holds its evaluation; nothing for a wiped status."""
     status = model.status
-    if status.champion is not None and status.champion.stack == stack:
-        return status.champion.gates
-    if status.candidate is not None and status.candidate.stack == stack:
-        return status.candidate.gates
-    return next((e.gates for e in status.history if e.record is not None and e.record.stack == stack), [])
+    for holder in (status.champion, status.candidate):
+        if holder is not None and holder.stack == stack:
+            return holder.gates, holder.evaluation_run
+    entry = next((e for e in status.history if e.record is not None and e.record.stack == stack), None)
+    return (entry.gates, entry.evaluation_run) if entry is not None else ([], "")
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,24 @@ from retrieval_operator.api.status import GateVerdict
 
 # Shown before the text so that a person knows who wrote it and that edits do not last.
 _HEADING = "*Written by Retrieval Operator; edits are replaced.*"
+# MLflow holds at most 5000 characters; a longer text would be cut there and look changed for ever.
+_MAX_CHARS = 4900
 
 
-def version_description(gates: list[GateVerdict], outcome: str, page: str) -> str:
-    """`outcome` is a word; `page` the address of the experiment with the plots, "" when unknown."""
+def version_description(gates: list[GateVerdict], outcome: str, run_id: str) -> str:
+    """`outcome` is a word; `run_id` the evaluation's MLflow run, whose plot is shown, "" when unknown.
+
+    Links are relative to MLflow's page, so they hold behind any public address of it.
+    """
     rows = [
         "| gate | verdict | value | champion | delta | one-sided bounds | members |",
         "|---|---|---|---|---|---|---|",
         *(_row(gate) for gate in gates),
     ]
+    plot = f"![evaluation](get-artifact?path=evaluation.png&run_id={run_id})\n" if run_id else ""
     notes = [f"- {gate.gate}: {gate.message}" for gate in gates]
-    link = [f"\nPlots and per-member results: the evaluation run, artifact `evaluation.png`, in {page}"] if page else []
-    return "\n".join([_HEADING, "", f"**Outcome: {outcome}**", "", *rows, "", *notes, *link])
+    text = "\n".join([_HEADING, "", f"**Outcome: {outcome}**", "", *rows, "", plot, *notes])
+    return text if len(text) <= _MAX_CHARS else f"{text[: _MAX_CHARS - 1]}…"
 
 
 def _row(gate: GateVerdict) -> str:

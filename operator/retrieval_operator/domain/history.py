@@ -66,6 +66,7 @@ def entry_of_end(ended: Ended, now: int) -> HistoryEntry:
         message=cut(ended.message),
         at=now,
         gates=candidate.gates,
+        evaluation_run=candidate.evaluation_run,
         record=ended.record,
     )
 
@@ -80,6 +81,7 @@ def entry_of_promotion(champion: Champion, kind: CandidateKind, candidate_id: st
         message=f"stack {champion.stack} is live",
         at=champion.promoted_at,
         gates=champion.gates,
+        evaluation_run=champion.evaluation_run,
         record=record_of_champion(champion),
     )
 
@@ -101,6 +103,7 @@ def entry_of_rollback(former: Champion, now_live: StackRecord, message: str, at:
         message=cut(message),
         at=at,
         gates=former.gates,
+        evaluation_run=former.evaluation_run,
         record=record_of_champion(former),
     )
 

@@ -13,6 +13,7 @@ from retrieval_operator.api.constants import (
     TAG_AWAITING,
     TAG_REJECTED_BY,
     TAG_RETRY,
+    TAG_REVISION,
     TAG_VERDICT,
 )
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, Step
@@ -166,17 +167,19 @@ def _retry_tag(registry: RegistryObserved, history: list[HistoryEntry], retry: s
 
 
 def _descriptions(registry: RegistryObserved, candidate: Candidate | None, history: list[HistoryEntry]) -> list[Action]:
-    actions: list[Action] = []
-    judged = {entry.revision: (entry.gates, str(entry.outcome)) for entry in reversed(history) if entry.gates}
+    judged = {
+        entry.revision: version_description(entry.gates, str(entry.outcome), entry.evaluation_run)
+        for entry in reversed(history)
+        if entry.gates
+    }
     if candidate is not None and candidate.gates:
-        judged[candidate.revision] = (candidate.gates, "under way")
-    for version in registry.versions.values():
-        gates, outcome = judged.get(version.tags.get("revision", ""), ([], ""))
-        if gates:
-            text = version_description(gates, outcome, registry.page)
-            if version.description.strip() != text.strip():
-                actions.append(DescribeVersion(version=version.number, description=text))
-    return actions
+        judged[candidate.revision] = version_description(candidate.gates, "under way", candidate.evaluation_run)
+    return [
+        DescribeVersion(version=version.number, description=judged[revision])
+        for version in registry.versions.values()
+        if (revision := version.tags.get(TAG_REVISION, "")) in judged
+        and version.description.strip() != judged[revision].strip()
+    ]
 
 
 def _approval_prompt(registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
@@ -200,4 +203,4 @@ def _newest_per_id(history: list[HistoryEntry]) -> list[HistoryEntry]:
 
 
 def _version_of(registry: RegistryObserved, entry: HistoryEntry) -> VersionObserved | None:
-    return next((v for v in registry.versions.values() if v.tags.get("revision") == entry.revision), None)
+    return next((v for v in registry.versions.values() if v.tags.get(TAG_REVISION) == entry.revision), None)

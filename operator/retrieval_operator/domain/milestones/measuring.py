@@ -124,7 +124,8 @@ def gates_passed(context: Context, candidate: Candidate) -> Progress:
     verdicts = gates.judge_evaluation(
         evaluation, context.spec.promotion, context.spec.evaluation, context.status.history
     )
-    judged = with_facts(candidate, gates=verdicts)
+    run = context.registry.runs.get(f"eval:{_evaluation(context, candidate)[0]}") if context.registry else None
+    judged = with_facts(candidate, gates=verdicts, evaluation_run=run.run_id if run else "")
     match gates.overall(verdicts):
         case "Passed":
             return Passed(judged)

@@ -1,0 +1,98 @@
+"""The Registry port over MLflow's REST API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import httpx
+
+from retrieval_operator.adapters.mlflow.connection import Connection, Pages
+from retrieval_operator.adapters.mlflow.rest import RestClient
+from retrieval_operator.adapters.mlflow.runs import Runs
+from retrieval_operator.adapters.mlflow.versions import Versions
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.observed import RegistryObserved
+from retrieval_operator.domain.plan import EnsureRun, RegisterVersion
+from retrieval_operator.ports import Rejected
+
+
+class MlflowRegistry:
+    """Runs, versions and aliases of every object, each in the MLflow that its `spec.registry.connection` names.
+
+    `cluster` sets this control plane's objects apart from those of others that share an MLflow: the owner of all that
+    an object has there is <cluster>/<namespace>/<name>. A settled object costs three requests per observation, and no
+    write. `now` gives seconds since the epoch. Use from one event loop, and `close` in the end.
+    """
+
+    def __init__(
+        self,
+        connections: Mapping[str, Connection],
+        *,
+        cluster: str = "local",
+        now: Callable[[], float] = time.time,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._servers = {
+            name: _Server(connection, RestClient(connection, transport=transport), now)
+            for name, connection in connections.items()
+        }
+
+    async def close(self) -> None:
+        for server in self._servers.values():
+            await server.rest.close()
+
+    async def observe(self, model: RetrievalModel) -> RegistryObserved:
+        """`page` is the experiment's, with all runs and their plots, or MLflow's own before there is an experiment."""
+        server, owner = self._server(model), self._owner(model)
+        runs = await server.runs.observe(owner, _experiment(model))
+        versions, aliases = await server.versions.observe(owner, model.registered_model_name)
+        experiment_id = server.runs.known_experiment_id(_experiment(model))
+        page = server.pages.experiment(experiment_id) if experiment_id else server.pages.home()
+        return RegistryObserved(runs=runs, versions=versions, aliases=aliases, page=page)
+
+    async def ensure_run(self, model: RetrievalModel, run: EnsureRun) -> None:
+        await self._server(model).runs.ensure(self._owner(model), _experiment(model), run)
+
+    async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None:
+        await self._server(model).runs.tag(run_id, tags)
+
+    async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None:
+        server = self._server(model)
+        run = await server.runs.get(version.run_id)
+        await server.versions.register(self._owner(model), model.registered_model_name, version, run)
+
+    async def describe_version(
+        self, model: RetrievalModel, version: str, tags: Mapping[str, str], description: str | None
+    ) -> None:
+        await self._server(model).versions.describe(model.registered_model_name, version, tags, description)
+
+    async def set_alias(self, model: RetrievalModel, alias: str, version: str) -> None:
+        await self._server(model).versions.set_alias(model.registered_model_name, alias, version)
+
+    def _owner(self, model: RetrievalModel) -> str:
+        return f"{self._cluster}/{model.key}"
+
+    def _server(self, model: RetrievalModel) -> _Server:
+        name = model.spec.registry.connection
+        if name not in self._servers:
+            raise Rejected(
+                f"spec.registry.connection: found {name!r}, the operator is configured with "
+                f"{', '.join(sorted(self._servers)) or 'no connection at all'}"
+            )
+        return self._servers[name]
+
+
+class _Server:
+    """One MLflow and what is remembered of it."""
+
+    def __init__(self, connection: Connection, rest: RestClient, now: Callable[[], float]) -> None:
+        self.rest = rest
+        self.pages = Pages(connection)
+        self.runs = Runs(rest, now)
+        self.versions = Versions(rest)
+
+
+def _experiment(model: RetrievalModel) -> str:
+    return f"retrieval/{model.key}"
