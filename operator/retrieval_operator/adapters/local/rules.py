@@ -1,0 +1,71 @@
+"""Rules over a new manifest, the stored object and all others. On Kubernetes the API server checks the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.ports import Rejected
+
+# Presets of the trainer, such as `preset:tiny`, are names and no paths.
+_PRESET = "preset:"
+
+
+def check(manifest: RetrievalModel, current: RetrievalModel | None, others: Sequence[RetrievalModel]) -> None:
+    """Raises Rejected with one sentence per broken rule."""
+    problems = [*_relative_paths(manifest), *_shared_storage(manifest, others)]
+    if current is not None:
+        problems += _immutable_changes(manifest, current)
+        if current.metadata.deletion_timestamp is not None:
+            problems.append("the object is being deleted; apply it again when it is gone")
+    if problems:
+        raise Rejected("\n".join(f"{manifest.key}: {problem}" for problem in problems))
+
+
+def storage_prefix(model: RetrievalModel) -> str:
+    """Where all files of the object live, normalised; `file:///data` and `/data` are the same place."""
+    uri = f"{model.spec.storage.uri.rstrip('/')}/{model.key}"
+    parts = urlsplit(uri)
+    path = str(PurePosixPath(parts.path))
+    return path if parts.scheme in {"", "file"} else f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _immutable_changes(manifest: RetrievalModel, current: RetrievalModel) -> Iterator[str]:
+    new, old = manifest.spec, current.spec
+    fields = {
+        "spec.registry.connection": (new.registry.connection, old.registry.connection),
+        "spec.registry.name": (manifest.registered_model_name, current.registered_model_name),
+        "spec.storage.uri": (new.storage.uri, old.storage.uri),
+        "spec.index.engine": (new.index.engine, old.index.engine),
+    }
+    for path, (found, expected) in fields.items():
+        if found != expected:
+            yield f"{path}: found {found!r}, expected {expected!r} (immutable); delete the object to change it"
+
+
+def _shared_storage(manifest: RetrievalModel, others: Sequence[RetrievalModel]) -> Iterator[str]:
+    """Equal or nested prefixes: collecting one object's files would take the other's."""
+    ours = storage_prefix(manifest)
+    for other in others:
+        theirs = storage_prefix(other)
+        if f"{ours}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{ours}/"):
+            yield (
+                f"spec.storage.uri: found {manifest.spec.storage.uri!r}, which puts files under {ours}; "
+                f"expected a place apart from {theirs}, which {other.key} uses"
+            )
+
+
+def _relative_paths(manifest: RetrievalModel) -> Iterator[str]:
+    """The control plane and its workloads run elsewhere, so a relative path would mean something else to each."""
+    spec = manifest.spec
+    uris = {
+        "spec.storage.uri": spec.storage.uri,
+        "spec.data.uri": spec.data.uri,
+        "spec.model.base": spec.model.base,
+        "spec.model.bundleUri": spec.model.bundle_uri,
+    }
+    for path, uri in uris.items():
+        if uri and not (uri.startswith(("/", _PRESET)) or "://" in uri):
+            yield f"{path}: found {uri!r}, expected an absolute path or a URI"
