@@ -1,0 +1,1 @@
+"""Bundle + items -> index generation, and the evaluation of what serves."""

@@ -1,0 +1,184 @@
+"""`retrieval-index`: bundle + dataset -> index generation (docs/contracts.md section 6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from retrieval_core.exits import exit_with_reason
+from retrieval_core.generation import Manifest
+from retrieval_core.generation.manifest import MANIFEST
+from retrieval_core.log import configure_logging
+from retrieval_core.reporting import report
+from retrieval_indexer.build import DEFAULT_SERVED_K, BuildRequest, IndexBuild
+from retrieval_indexer.console import console, progress_bars, titled
+from retrieval_indexer.corpus import Shard
+from retrieval_indexer.factory import AUTO
+
+app = typer.Typer(
+    help="Encode a corpus with a bundle and build its search index.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BundleOption = Annotated[str, typer.Option(help="URI of the bundle directory.", show_default=False)]
+DatasetOption = Annotated[str, typer.Option(help="URI of the dataset directory.", show_default=False)]
+KindOption = Annotated[
+    Literal["evaluation", "serving"],
+    typer.Option(help="evaluation: as of the start of the test part. serving: as of the last interaction."),
+]
+OutOption = Annotated[str, typer.Option(help="URI to write the generation to.", show_default=False)]
+AsOfOption = Annotated[int | None, typer.Option(help="Seconds since 1970; nothing later enters a prompt.")]
+FactoryOption = Annotated[
+    str, typer.Option(help="Flat, auto, or a faiss factory string such as IVF4096,PQ64x4fs,RFlat.")
+]
+DimensionOption = Annotated[int | None, typer.Option(help="Width that is searched; default: the bundle's.")]
+ServedKOption = Annotated[int, typer.Option(help="The k that will be served; recall is measured at it.")]
+ExpectedOption = Annotated[str | None, typer.Option(help="Refuse any other bundle.", show_default=False)]
+PreviousOption = Annotated[
+    str | None,
+    typer.Option(help="A generation of the same bundle: vectors of unchanged prompts are copied.", show_default=False),
+]
+MembersOption = Annotated[bool, typer.Option("--members", help="Store member vectors, for retrieval by member id.")]
+ShardsOption = Annotated[int, typer.Option(help="How many shards the corpus is divided into.")]
+DeviceOption = Annotated[str, typer.Option(help="torch device that encodes.")]
+
+
+@app.command(
+    epilog="Example:\n\n`retrieval-index build --bundle ./bundle --dataset ./data --kind serving --out ./index`"
+)
+@exit_with_reason()
+def build(
+    *,
+    bundle: BundleOption,
+    dataset: DatasetOption,
+    kind: KindOption,
+    out: OutOption,
+    as_of: AsOfOption = None,
+    factory: FactoryOption = AUTO,
+    served_dimension: DimensionOption = None,
+    served_k: ServedKOption = DEFAULT_SERVED_K,
+    expected_bundle_id: ExpectedOption = None,
+    previous: PreviousOption = None,
+    members: MembersOption = False,
+    shards: ShardsOption = 1,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Build a generation: encode every shard, then merge. Started again after an interruption, it continues."""
+    request = BuildRequest(**locals())  # the options are its fields
+    configure_logging()
+    task = IndexBuild(request)
+    manifest = task.found_complete()
+    if manifest is None:
+        with progress_bars() as bars:
+            progress = bars("encoding", task.total)
+            for number in range(shards):
+                task.encode(Shard(number, shards), progress)
+            manifest = task.merge(progress)
+    _finish(task, manifest)
+
+
+@app.command(
+    epilog="Example:\n\n`retrieval-index encode --shard 0/4 --bundle ./bundle --dataset ./data "
+    "--kind serving --out ./index`"
+)
+@exit_with_reason()
+def encode(
+    *,
+    shard: Annotated[str, typer.Option(help="i/N, counted from 0.", show_default=False)],
+    bundle: BundleOption,
+    dataset: DatasetOption,
+    kind: KindOption,
+    out: OutOption,
+    as_of: AsOfOption = None,
+    expected_bundle_id: ExpectedOption = None,
+    previous: PreviousOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Encode one shard, for example as one pod of an Indexed Job. `merge` makes the generation out of all of them."""
+    configure_logging()
+    part = Shard.parse(shard)
+    request = BuildRequest(
+        bundle=bundle,
+        dataset=dataset,
+        kind=kind,
+        out=out,
+        as_of=as_of,
+        expected_bundle_id=expected_bundle_id,
+        previous=previous,
+        shards=part.of,
+        device=device,
+    )
+    task = IndexBuild(request)
+    with progress_bars() as bars:
+        task.encode(part, bars(f"encoding shard {shard}", len(task.corpus.rows(part))))
+
+
+@app.command(
+    epilog="Example:\n\n`retrieval-index merge --shards 4 --bundle ./bundle --dataset ./data "
+    "--kind serving --out ./index`"
+)
+@exit_with_reason()
+def merge(
+    *,
+    shards: ShardsOption,
+    bundle: BundleOption,
+    dataset: DatasetOption,
+    kind: KindOption,
+    out: OutOption,
+    as_of: AsOfOption = None,
+    factory: FactoryOption = AUTO,
+    served_dimension: DimensionOption = None,
+    served_k: ServedKOption = DEFAULT_SERVED_K,
+    expected_bundle_id: ExpectedOption = None,
+    previous: PreviousOption = None,
+    members: MembersOption = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Make the generation out of encoded shards: member vectors, search index, checks, MANIFEST.json last."""
+    request = BuildRequest(**locals())  # the options are its fields
+    configure_logging()
+    task = IndexBuild(request)
+    manifest = task.found_complete()
+    if manifest is None:
+        with progress_bars() as bars:
+            manifest = task.merge(bars("encoding members", task.total - int(task.corpus.present.sum())))
+    _finish(task, manifest)
+
+
+def _finish(task: IndexBuild, manifest: Manifest) -> None:
+    print_generation(manifest, task.corpus.dataset.spec.provenance)
+    report(task.workspace.directory / MANIFEST)
+
+
+def print_generation(manifest: Manifest, provenance: str) -> None:
+    """What was built, for a person; the manifest has it all."""
+    table = Table(title=titled(provenance, f"index generation {manifest.id}"), show_header=False)
+    checks = manifest.checks
+    rows = {
+        "kind, as of": f"{manifest.kind}, {manifest.as_of}",
+        "bundle": manifest.bundle_id,
+        "items (copied + encoded)": f"{manifest.count} ({manifest.copied} + {manifest.encoded})",
+        "members": str(manifest.members),
+        "index": f"{manifest.factory} {manifest.parameters or ''} at dimension {manifest.served_dimension}",
+        "finite": str(checks.finite),
+        "largest norm error": _number(checks.max_norm_error, ".1e"),
+        "self-hit": _number(checks.self_hit, ".4f"),
+        f"recall@{manifest.served_k} against exact": _number(checks.recall_at_served_k, ".4f"),
+        "coverage": _number(checks.coverage, ".4f"),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not computable" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,70 @@
+"""What is written is what docs/contracts.md says, and what the operator reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from retrieval_core.generation import Generation
+from retrieval_indexer.evaluation.gates import parse_gates
+from retrieval_indexer.evaluation.run import Evaluation, EvaluationRequest
+from retrieval_operator.domain.evidence import EvaluationReport, IndexReport, read
+
+CONTRACTS = Path(__file__).resolve().parents[3] / "docs" / "contracts.md"
+
+
+@pytest.fixture(scope="module")
+def document(datasets, bundle_uri, generations, tmp_path_factory):
+    stack = (bundle_uri, generations["global"])
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    request = EvaluationRequest(
+        dataset=str(datasets["global"]),
+        candidate=stack,
+        champion=stack,
+        untrained=stack,
+        gates=parse_gates('[{"metric": "recall", "maxRegression": "0.02"}, {"segment": "category:x=y"}]'),
+        ks=[10],
+        segments=["all"],
+        confidence=0.95,
+        min_samples=300,
+        pools=None,
+        out=str(out),
+        cache=None,
+    )
+    Evaluation(request).run()
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def documented() -> dict:
+    """The JSON example of section 7."""
+    section = CONTRACTS.read_text().partition("## 7. evaluation.json")[2]
+    return json.loads(re.search(r"```json\n(.*?)\n```", section, re.DOTALL)[1])
+
+
+def test_evaluation_json_has_every_field_of_the_contract(document):
+    expected = documented()
+    assert set(expected) <= set(document)
+    for part in ("dataset", "members", "coverage", "candidate"):
+        assert set(expected[part]) == set(document[part])
+    for gate in document["gates"]:
+        assert set(gate) == set(expected["gates"][0])
+    for row in document["metrics"]:
+        assert set(row) == set(expected["metrics"][0])
+        assert row["subject"] in expected["metrics"][0]["subject"].split("|")
+        assert row["pool"] in expected["metrics"][0]["pool"].split("|")
+
+
+def test_the_operator_reads_the_evaluation(document):
+    report = read(EvaluationReport, document)
+    assert [gate.problem for gate in report.gates] == [None, "NoSuchSegment"]
+    assert report.gates[0].method == "exact"
+    assert report.gates[0].n_to_decide > 0
+
+
+def test_the_operator_reads_the_manifest(generations):
+    manifest = Generation.open(generations["global"]).manifest
+    report = read(IndexReport, manifest.document())
+    assert (report.id, report.count, report.checks.self_hit) == (manifest.id, manifest.count, 1.0)
