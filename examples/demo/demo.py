@@ -151,7 +151,7 @@ def wait_until_collected(stack: str) -> None:
 
 def show_recommendations(address: str, ds: Dataset, members: int = 4, items: int = 5) -> None:
     """A few members: what they engaged with, beside what they are recommended."""
-    view, as_of = FeatureView(ds), ds.last_event_time + 1
+    view, as_of = FeatureView(ds, for_serving=True), ds.last_event_time + 1
     title = {str(item): str(view.item_features(index, as_of)["title"]) for index, item in enumerate(ds.item_ids)}
     table = Table(title="Members (synthetic): engaged with, and recommended", title_justify="left", show_lines=True)
     for column in ("member", "latest engagements", "recommended now"):

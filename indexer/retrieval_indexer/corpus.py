@@ -51,7 +51,7 @@ class Corpus:
 
     @cached_property
     def view(self) -> FeatureView:
-        return FeatureView(self.dataset)
+        return FeatureView(self.dataset, for_serving=self.kind == "serving")
 
     @cached_property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -73,6 +73,7 @@ class Corpus:
         """Hash of all that decides a shard's content."""
         inputs = {
             "formatVersion": FORMAT_VERSION,
+            "kind": self.kind,
             "bundleId": self.bundle.id,
             "snapshot": self.dataset.snapshot,
             "asOf": self.as_of,

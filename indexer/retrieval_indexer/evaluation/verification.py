@@ -73,7 +73,7 @@ class Verifier:
         self._client = client
         self._generation = generation
         self._dataset = dataset
-        self._view = FeatureView(dataset)
+        self._view = FeatureView(dataset, for_serving=True)
         self._encoder = Encoder(bundle)
         self._shown = self._encoder.renderer
 

@@ -151,6 +151,14 @@ def test_in_per_member_mode_no_test_part_is_seen_even_long_after_it(small_datase
     assert view.positives_before(0, 10**9).tolist() == [0, 2]
 
 
+def test_a_view_for_serving_sees_the_held_out_parts_and_still_nothing_from_the_future(small_dataset, tmp_path):
+    files = small_dataset()
+    files.document["split"] = {"mode": "perMember", "testFraction": 0.5}
+    view = FeatureView(open_dataset(str(files.write(tmp_path / "d"))), for_serving=True)
+    assert view.positives_before(0, 10**9).tolist() == [0, 2]
+    assert view.positives_before(0, 300).tolist() == [0]  # strictly before
+
+
 def test_counts_are_vectorised_over_items_and_times(small_dataset, tmp_path):
     view = FeatureView(open_dataset(str(small_dataset().write(tmp_path / "d"))))
     items, times = np.asarray([1, 1, 1, 2], dtype=np.int32), np.asarray([200, 201, 10**6, 0])
