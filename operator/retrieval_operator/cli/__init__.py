@@ -1,0 +1,44 @@
+"""The command line of the operator: `retrieval-operator local ...` runs everything on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from retrieval_operator.cli import reading, running, writing
+from retrieval_operator.cli.exits import EPILOG
+
+app = typer.Typer(
+    name="retrieval-operator",
+    help="Trains, gates, serves and keeps fresh LLM embedding retrieval.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+)
+local = typer.Typer(
+    help="Everything on this machine: processes for jobs, files for objects, MLflow on SQLite.",
+    no_args_is_help=True,
+    epilog=EPILOG,
+)
+app.add_typer(local, name="local")
+
+for command in (
+    writing.apply,
+    running.run,
+    reading.get,
+    reading.describe,
+    reading.plan,
+    writing.approve,
+    writing.reject,
+    writing.rollback,
+    writing.retry,
+    writing.retrain,
+    writing.delete,
+    running.down,
+    reading.logs,
+):
+    local.command(epilog=EPILOG)(command)
+
+
+@app.callback()
+def main() -> None:
+    """Trains, gates, serves and keeps fresh LLM embedding retrieval."""

@@ -1,0 +1,243 @@
+"""observe -> decide -> perform -> write status -> requeue. No question about the business is answered here.
+
+One pass may be cut anywhere and repeated: every action is idempotent, and the status states only what was observed.
+What ends a pass, and when the next one comes:
+
+    settled      nothing was done                                plan.requeue_after_s (None: with the next change)
+    acted        something was done                              at once: its effect has to be observed
+    repeated     the very same actions as in the pass before     backed off: the world has not followed yet
+    stale        somebody was faster (Stale)                     at once, then backed off
+    delayed      a port said "not now" (Retryable)               backed off; the actions after it were not tried
+    refused      a port said "never" (Rejected)                  backed off; people read the reason in an Event
+    gone         the object does not exist any more (Gone)       never
+    crashed      anything else, a defect                         backed off
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan
+from retrieval_operator.perform import REGISTRY_ACTIONS, Ports, perform
+from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
+from retrieval_operator.telemetry import PassRecord, measured
+from retrieval_operator.work_queue import QueueStopped, WorkQueue
+
+Decide = Callable[[RetrievalModel, Observed, int], Plan]
+Clock = Callable[[], int]
+Moment = Literal["before", "after"]
+OnAction = Callable[[Moment, Action], None]
+Outcome = Literal["settled", "acted", "repeated", "stale", "delayed", "refused", "gone", "crashed"]
+
+# A pass that hangs must not hold its object for ever. A gut feeling: draining a stack is the longest port call.
+PASS_DEADLINE_S = 300.0
+
+
+def ignore_action(_moment: Moment, _action: Action) -> None:
+    """The default of `on_action`."""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    outcome: Outcome
+    requeue_after_s: float | None = None  # only of a settled pass
+
+
+@dataclass(frozen=True)
+class RegistryView:
+    """The registry as of one poll. `asked` is what people had asked for by then: a change makes the view too old."""
+
+    observed: RegistryObserved
+    polled_at: int
+    asked: tuple[object, ...]
+
+
+class Controller:
+    """Reconciles objects by key. Remembers only what may be lost: the last registry view and the last actions."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        decide: Decide,
+        clock: Clock,
+        *,
+        registry_poll_s: int = 30,
+        pass_deadline_s: float = PASS_DEADLINE_S,
+        on_action: OnAction = ignore_action,
+    ) -> None:
+        """`clock` gives seconds since the epoch. `on_action` is called around each action; it may end the pass."""
+        self._ports = ports
+        self._decide = decide
+        self._clock = clock
+        self._registry_poll_s = registry_poll_s
+        self._pass_deadline_s = pass_deadline_s
+        self._on_action = on_action
+        self._registry_views: dict[str, RegistryView] = {}
+        self._last_actions: dict[str, Sequence[Action]] = {}
+
+    async def work(self, queue: WorkQueue, workers: int) -> None:
+        """Reconcile keys of the queue until it is stopped; returns when the passes under way have ended."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._worker(queue))
+
+    async def _worker(self, queue: WorkQueue) -> None:
+        while True:
+            try:
+                key = await queue.get()
+            except QueueStopped:
+                return
+            try:
+                _requeue(queue, key, await self.reconcile(key))
+            finally:
+                queue.done(key)
+
+    async def reconcile(self, key: str) -> PassResult:
+        """One pass. What ports raise, and any defect, ends in the result, the log and the metrics, never in a raise."""
+        with measured(PassRecord(key)) as record:
+            try:
+                result = await self._pass_in_time(key, record)
+            except Gone:
+                result = PassResult("gone")
+            except Stale as error:
+                result, record.error = PassResult("stale"), error
+            except Retryable as error:
+                result, record.error = PassResult("delayed"), error
+            except Rejected as error:
+                result, record.error = PassResult("refused"), error
+            except Exception as error:  # the boundary: one object's defect must not end the control plane
+                result, record.error = PassResult("crashed"), error
+            if result.outcome == "gone":
+                self._forget(key)
+            record.outcome = result.outcome
+        return result
+
+    async def preview(self, model: RetrievalModel) -> tuple[Observed, Plan]:
+        """What a pass would see and do now. Nothing is performed or written."""
+        observed = await self._observe(model)
+        return observed, self._decide(model, observed, self._clock())
+
+    async def _pass_in_time(self, key: str, record: PassRecord) -> PassResult:
+        try:
+            async with asyncio.timeout(self._pass_deadline_s):
+                return await self._pass(key, record)
+        except TimeoutError as error:
+            raise Retryable(f"the pass took longer than {self._pass_deadline_s:.0f} s and was cut") from error
+
+    async def _pass(self, key: str, record: PassRecord) -> PassResult:
+        model = await self._ports.models.get(key)
+        if model is None:
+            return PassResult("gone")
+        record.about(model.status)
+        observed = await self._observe(model)
+        now = self._clock()
+        plan = self._decide(model, observed, now)
+        record.about(plan.status)
+        trouble = await self._perform(model, plan.actions, now, record)
+        if plan.status.document() != model.status.document():
+            await self._ports.models.write_status(model, plan.status)
+            record.wrote_status = True
+        if trouble is not None:
+            raise trouble
+        return self._result(key, plan)
+
+    async def _observe(self, model: RetrievalModel) -> Observed:
+        workloads, stacks, traffic, problems, registry = await asyncio.gather(
+            self._ports.workloads.observe(model),
+            self._ports.stacks.observe(model),
+            self._ports.traffic.observe(model),
+            self._ports.surroundings.problems(model),
+            self._observe_registry(model),
+        )
+        unreachable = [registry] if isinstance(registry, Problem) else []
+        return Observed(
+            workloads=tuple(workloads),
+            stacks=stacks,
+            traffic=traffic,
+            registry=None if isinstance(registry, Problem) else registry,
+            problems=(*problems, *unreachable),
+        )
+
+    async def _observe_registry(self, model: RetrievalModel) -> RegistryObserved | Problem:
+        """The last view while it is good enough, else a new one. Only needed views cost the registry a request."""
+        now = self._clock()
+        asked = (model.metadata.uid, model.metadata.generation, tuple(sorted(model.metadata.annotations.items())))
+        view = self._registry_views.get(model.key)
+        if (
+            view is not None
+            and view.asked == asked
+            and model.status.candidate is None
+            and 0 <= now - view.polled_at < self._registry_poll_s
+        ):
+            return view.observed
+        self._registry_views.pop(model.key, None)
+        try:
+            observed = await self._ports.registry.observe(model)
+        except (Retryable, Rejected) as error:  # refused credentials must not stop the champion's repair either
+            return Problem(dependency="registry", message=str(error))
+        self._registry_views[model.key] = RegistryView(observed, now, asked)
+        return observed
+
+    async def _perform(
+        self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
+    ) -> PortError | None:
+        """Perform in order. Returns what stopped it, if the status may be written all the same."""
+        for action in actions:
+            if isinstance(action, REGISTRY_ACTIONS):
+                self._registry_views.pop(model.key, None)
+            self._on_action("before", action)
+            try:
+                await perform(self._ports, model, action, now)
+            except (Stale, Gone):
+                raise  # the status describes an object that is not this one any more
+            except Retryable as error:
+                return error
+            except Rejected as error:
+                await self._ports.models.emit(model, _refusal(action, error), now)
+                return error
+            record.actions.append(type(action).__name__)
+            self._on_action("after", action)
+        return None
+
+    def _result(self, key: str, plan: Plan) -> PassResult:
+        actions = [action for action in plan.actions if not isinstance(action, EmitEvent)]
+        before = self._last_actions.get(key, [])
+        self._last_actions[key] = actions
+        if not actions:
+            return PassResult("settled", plan.requeue_after_s)
+        return PassResult("repeated" if actions == before else "acted")
+
+    def _forget(self, key: str) -> None:
+        self._registry_views.pop(key, None)
+        self._last_actions.pop(key, None)
+
+
+def _refusal(action: Action, error: Rejected) -> EmitEvent:
+    message = f"{type(action).__name__} was refused: {error}"
+    return EmitEvent(type="Warning", reason=Reason.BACKING_OFF, message=message[:MESSAGE_MAX_CHARS])
+
+
+def _requeue(queue: WorkQueue, key: str, result: PassResult) -> None:
+    """Put the key back as the result asks for (the table at the top of this module)."""
+    match result.outcome:
+        case "settled":
+            queue.forget(key)
+            if result.requeue_after_s is not None:
+                queue.add_after(key, result.requeue_after_s)
+        case "acted":
+            queue.forget(key)
+            queue.add(key)
+        case "gone":
+            queue.forget(key)
+        case "stale" if queue.failures(key) == 0:
+            queue.add_backed_off(key)
+            queue.add(key)
+        case _:
+            queue.add_backed_off(key)

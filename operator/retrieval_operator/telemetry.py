@@ -1,0 +1,110 @@
+"""The one place that measures and logs a pass: what it was about, what it did, how long it took."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.settings import LogFormat, LogLevel
+
+PASSES = Counter("retrieval_operator_reconcile_total", "Reconcile passes by how they ended.", ["outcome"])
+ERRORS = Counter("retrieval_operator_reconcile_errors_total", "Errors met in reconcile passes by kind.", ["kind"])
+ACTIONS = Counter("retrieval_operator_actions_total", "Actions performed by type.", ["action"])
+SECONDS = Histogram(
+    "retrieval_operator_reconcile_duration_seconds",
+    "Duration of a reconcile pass.",
+    # From a settled local pass (some ms) to a pass that waits for an unreachable registry (tens of seconds).
+    buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
+)
+
+_log = structlog.get_logger("retrieval_operator.reconcile")
+
+
+@dataclass
+class PassRecord:
+    """What one pass was about, filled while it runs."""
+
+    key: str
+    outcome: str = ""
+    revision: str = ""
+    stack: str = ""
+    step: str = ""
+    actions: list[str] = field(default_factory=list)
+    wrote_status: bool = False
+    error: BaseException | None = None
+
+    def about(self, status: RetrievalModelStatus) -> None:
+        """Take revision, stack and step from a status: the candidate's while there is one, else the champion's."""
+        subject = status.candidate or status.champion
+        self.revision = subject.revision if subject else ""
+        self.stack = subject.stack if subject else ""
+        self.step = status.candidate.step if status.candidate else status.phase
+
+
+@contextmanager
+def measured(record: PassRecord) -> Iterator[PassRecord]:
+    """Count, time and log the pass that runs inside; it sets `record.outcome` before it ends."""
+    started = time.perf_counter()
+    try:
+        yield record
+    finally:
+        seconds = time.perf_counter() - started
+        SECONDS.observe(seconds)
+        PASSES.labels(record.outcome or "cancelled").inc()
+        for action in record.actions:
+            ACTIONS.labels(action).inc()
+        _write(record, seconds)
+
+
+def _write(record: PassRecord, seconds: float) -> None:
+    log = _log.bind(
+        object=record.key,
+        revision=record.revision,
+        stack_id=record.stack,  # structlog prints a key "stack" as a stack trace
+        step=record.step,
+        outcome=record.outcome,
+    )
+    details = {"actions": record.actions, "seconds": round(seconds, 3)}
+    if record.error is not None:
+        ERRORS.labels(type(record.error).__name__).inc()
+        # Ours carry a sentence for people; anything else is a defect and needs its traceback.
+        known = record.outcome != "crashed"
+        log.warning("pass ended early", error=str(record.error), exc_info=None if known else record.error, **details)
+    elif record.actions or record.wrote_status:
+        log.info("reconciled", **details)
+    else:
+        log.debug("nothing to do", **details)
+
+
+def configure_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
+    """Send the control plane's log to a stream, standard error by default. Colours only where people look."""
+    stream = stream or sys.stderr
+    renderer: structlog.types.Processor
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer(sort_keys=True)
+    else:
+        # The default traceback prints local variables: slow, long, and a leak when one holds a secret.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    processors: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if log_format == "json":
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from retrieval_operator.api.constants import RETRY_ANNOTATION, ROLLBACK_ANNOTATION
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import CandidateKind, HistoryEntry, Step
+from retrieval_operator.cli import asking
+
+
+def changed(model: RetrievalModel, **status: object) -> RetrievalModel:
+    return model.model_copy(update={"status": model.status.model_copy(update=status)})
+
+
+def annotated(model: RetrievalModel, **annotations: str) -> RetrievalModel:
+    metadata = model.metadata.model_copy(update={"annotations": annotations})
+    return model.model_copy(update={"metadata": metadata})
+
+
+def with_former_stacks(model: RetrievalModel) -> RetrievalModel:
+    """s-0002 is live; s-0001 was before it, s-0000 before that."""
+    (promoted,) = [entry for entry in model.status.history if entry.outcome == "Promoted"]
+    assert promoted.record is not None
+    former = [
+        promoted.model_copy(update={"record": promoted.record.model_copy(update={"stack": stack})})
+        for stack in ("s-0001", "s-0000")
+    ]
+    return changed(model, history=[*model.status.history, *former])
+
+
+@pytest.mark.parametrize("ask", [asking.approval, asking.rejection])
+def test_only_a_waiting_candidate_can_be_answered(
+    busy: RetrievalModel, fresh: RetrievalModel, ask: Callable[[RetrievalModel], asking.Request]
+) -> None:
+    assert busy.status.candidate is not None
+    with pytest.raises(asking.NothingToAsk, match="nothing is in flight"):
+        ask(fresh)
+    training = busy.status.candidate.model_copy(update={"step": Step.TRAINING})
+    with pytest.raises(asking.NothingToAsk, match="Revision r3 is at Training"):
+        ask(changed(busy, candidate=training))
+
+
+@pytest.mark.parametrize(
+    ("target", "former", "value"),
+    [
+        ("", "s-0001", "s-0002:s-0001"),
+        ("", "", "s-0002:s-0001"),  # the traffic forgot it, the history did not
+        ("s-0000", "s-0001", "s-0002:s-0000"),
+    ],
+)
+def test_a_rollback_names_what_is_live_and_where_to_go(
+    busy: RetrievalModel, target: str, former: str, value: str
+) -> None:
+    request = asking.rollback(with_former_stacks(busy), target, former)
+    assert request.annotations == {ROLLBACK_ANNOTATION: value}
+
+
+@pytest.mark.parametrize("target", ["s-0002", "s-0003", "s-9999"])
+def test_a_rollback_goes_only_to_a_stack_that_was_live_before(busy: RetrievalModel, target: str) -> None:
+    with pytest.raises(asking.NothingToAsk, match="expected a former stack: s-0001, s-0000"):
+        asking.rollback(with_former_stacks(busy), target, "s-0001")
+
+
+def test_the_first_stack_has_nothing_to_return_to(busy: RetrievalModel, fresh: RetrievalModel) -> None:
+    with pytest.raises(asking.NothingToAsk, match="no stack is live yet"):
+        asking.rollback(fresh, "", "")
+    with pytest.raises(asking.NothingToAsk, match="the first one"):
+        asking.rollback(busy, "", "")
+
+
+def test_retry_is_refused_when_nothing_failed(fresh: RetrievalModel, now: int) -> None:
+    with pytest.raises(asking.NothingToAsk, match="nothing has failed"):
+        asking.retry(fresh, now)
+
+
+@pytest.mark.parametrize(
+    ("rollback", "removed"),
+    [
+        ("s-0009:s-0002", True),  # carried out: s-0009 is not live any more
+        ("s-0002:s-0001", False),  # under way
+    ],
+)
+def test_a_retry_takes_back_a_rollback_that_was_carried_out(
+    busy: RetrievalModel, now: int, rollback: str, removed: bool
+) -> None:
+    """Else the retried stack would be rolled back the moment it is live."""
+    request = asking.retry(annotated(busy, **{ROLLBACK_ANNOTATION: rollback}), now)
+    assert RETRY_ANNOTATION in request.annotations
+    assert (request.annotations.get(ROLLBACK_ANNOTATION, "kept") is None) is removed
+
+
+def test_a_retry_after_a_refusal_is_possible_with_nothing_in_flight(busy: RetrievalModel, now: int) -> None:
+    refused = changed(busy, candidate=None)
+    assert refused.status.history[0] == HistoryEntry(
+        **{**refused.status.history[0].model_dump(), "kind": CandidateKind.REVISION, "outcome": "Rejected"}
+    )
+    assert asking.retry(refused, now).annotations[RETRY_ANNOTATION] == "2023-11-14 22:13:20Z"

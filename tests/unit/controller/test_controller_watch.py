@@ -1,0 +1,189 @@
+"""Local mode's watch: what Kubernetes would send as events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from retrieval_operator.adapters.memory import MemoryWorld
+from retrieval_operator.api.objects import RetrievalModel, parse_manifest
+from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
+from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
+from retrieval_operator.local_mode import Watch
+from retrieval_operator.perform import Ports
+from retrieval_operator.work_queue import WorkQueue
+
+KEY = "default/feed"
+RECORD = StackRecord(
+    stack="s-1",
+    bundle_id="b-1",
+    bundle_uri="/b",
+    generation_id="g-1",
+    generation_uri="/g",
+    generation_key="k-1",
+    serving_hash="h",
+    revision="r-1",
+)
+WORKLOAD = WorkloadSpec(
+    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
+)
+
+
+def manifest(revision: str = "1") -> RetrievalModel:
+    document = {
+        "apiVersion": "retrieval-operator.io/v1alpha1",
+        "kind": "RetrievalModel",
+        "metadata": {"name": "feed"},
+        "spec": {
+            "storage": {"uri": "/storage"},
+            "data": {"uri": "/data", "revision": revision},
+            "model": {"base": "preset:tiny"},
+            "promotion": {"gates": [{"min": "0.1"}]},
+        },
+    }
+    return parse_manifest(document, "test")
+
+
+class Watched:
+    """A world with one object, its watch, and what the watch asked for."""
+
+    def __init__(self) -> None:
+        self.world = MemoryWorld(lambda: 1000)
+        self.queue = WorkQueue()
+        self.collections = 0
+        world = self.world
+        ports = Ports(
+            models=world.models,
+            workloads=world.workloads,
+            stacks=world.stacks,
+            traffic=world.traffic,
+            registry=world.registry,
+            surroundings=world.surroundings,
+        )
+        self.watch = Watch(ports, self.queue, self._collect)
+        self.world.models.apply(manifest(), now=1000)
+
+    async def _collect(self) -> None:
+        self.collections += 1
+
+    @property
+    def model(self) -> RetrievalModel:
+        return self.world.models._now[KEY]
+
+    async def added(self) -> bool:
+        """Whether one look adds the key."""
+        await self.watch.look()
+        try:
+            key = await asyncio.wait_for(self.queue.get(), 0.001)
+        except TimeoutError:
+            return False
+        self.queue.done(key)
+        assert key == KEY
+        return True
+
+
+async def _new_revision(watched: Watched) -> None:
+    watched.world.models.apply(manifest("2"), now=1001)
+
+
+async def _annotation(watched: Watched) -> None:
+    watched.world.models.annotate(KEY, {"retrieval-operator.io/retry": "now"})
+
+
+async def _workload_ends(watched: Watched) -> None:
+    watched.world.workloads.finish(WORKLOAD.name)
+
+
+async def _workload_is_lost(watched: Watched) -> None:
+    watched.world.workloads.lose(WORKLOAD.name)
+
+
+async def _stack_becomes_ready(watched: Watched) -> None:
+    watched.world.stacks.make_ready("s-1")
+
+
+async def _stack_breaks(watched: Watched) -> None:
+    watched.world.stacks.break_down("s-1")
+
+
+async def _traffic_moves(watched: Watched) -> None:
+    await watched.world.traffic.switch(watched.model, RECORD, "0", 1001)
+
+
+async def _deletion(watched: Watched) -> None:
+    watched.world.models.request_deletion(KEY, now=1001)
+
+
+CHANGES = [
+    _new_revision,
+    _annotation,
+    _workload_ends,
+    _workload_is_lost,
+    _stack_becomes_ready,
+    _stack_breaks,
+    _traffic_moves,
+    _deletion,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_each_change_adds_the_object_once(in_virtual_time, change) -> None:
+    async def story() -> None:
+        watched = Watched()
+        await watched.world.workloads.start(watched.model, WORKLOAD)
+        await watched.world.stacks.create(watched.model, RECORD, 1)
+        assert await watched.added(), "a new object is a change"
+        assert not await watched.added()
+        await change(watched)
+        assert await watched.added()
+        assert not await watched.added()
+
+    in_virtual_time(story())
+
+
+def test_a_status_that_was_written_is_no_change(in_virtual_time) -> None:
+    """Else every pass that writes would cause the next one."""
+
+    async def story() -> None:
+        watched = Watched()
+        assert await watched.added()
+        await watched.world.models.write_status(watched.model, RetrievalModelStatus(observed_generation=1))
+        assert not await watched.added()
+
+    in_virtual_time(story())
+
+
+def test_without_changes_every_object_is_looked_at_once_a_minute(in_virtual_time) -> None:
+    async def story() -> None:
+        watched = Watched()
+        assert await watched.added()
+        await asyncio.sleep(59)
+        assert not await watched.added()
+        await asyncio.sleep(1)
+        assert await watched.added()
+
+    in_virtual_time(story())
+
+
+def test_what_a_deleted_object_ran_is_collected(in_virtual_time) -> None:
+    async def story() -> None:
+        watched = Watched()
+        assert await watched.added()
+        before = watched.collections
+        watched.world.models.request_deletion(KEY, now=1001)  # no finalizer: gone at once
+        assert await watched.added()
+        assert watched.collections == before + 1
+
+    in_virtual_time(story())
+
+
+def test_an_unreadable_child_is_reported_by_a_pass_not_by_the_watch(in_virtual_time) -> None:
+    async def story() -> None:
+        watched = Watched()
+        assert await watched.added()
+        watched.world.workloads.fail("observe", times=2)
+        assert await watched.added(), "a change from readable to unreadable"
+        assert not await watched.added()
+
+    in_virtual_time(story())

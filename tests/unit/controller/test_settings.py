@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval_operator.settings import InvalidSettings, default_home, load_settings
+
+
+@pytest.mark.parametrize(
+    ("data_home", "expected"),
+    [
+        ("/data", "/data/retrieval-operator"),
+        ("", "/people/me/.local/share/retrieval-operator"),
+        ("relative/path", "/people/me/.local/share/retrieval-operator"),  # the specification: to be ignored
+    ],
+)
+def test_the_default_home_follows_the_xdg_specification(
+    monkeypatch: pytest.MonkeyPatch, data_home: str, expected: str
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", data_home)
+    monkeypatch.setenv("HOME", "/people/me")
+    assert default_home() == Path(expected)
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "HOME": "/elsewhere",
+        "MLFLOW_URI": "https://mlflow.example.com",
+        "PORTS": '{"default/feed": 8600}',
+        "WORKERS": "2",
+        "LOG_LEVEL": "debug",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"RETRIEVAL_OPERATOR_{name}", value)
+    settings = load_settings()
+    assert settings.home == Path("/elsewhere")
+    assert settings.mlflow_uri == "https://mlflow.example.com"
+    assert settings.ports == {"default/feed": 8600}
+    assert (settings.workers, settings.log_level) == (2, "debug")
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRIEVAL_OPERATOR_MLFLOW_URI", "")
+    assert load_settings().mlflow_uri is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKERS", "0"),
+        ("WORKERS", "many"),
+        ("MLFLOW_URI", "sqlite:///x"),
+        ("LOG_FORMAT", "xml"),
+        ("PORTS", "8600"),
+        ("PORTS", '{"default/feed": 70000}'),
+        ("POLL_SECONDS", "0"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named_with_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"RETRIEVAL_OPERATOR_{name}", value)
+    with pytest.raises(InvalidSettings, match=f"RETRIEVAL_OPERATOR_{name}"):
+        load_settings()
