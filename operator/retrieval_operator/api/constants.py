@@ -13,7 +13,7 @@ KIND = "RetrievalModel"
 # so that one left behind does nothing later.
 APPROVE_ANNOTATION = f"{GROUP}/approve"  # status.candidate.approvalToken
 REJECT_ANNOTATION = f"{GROUP}/reject"  # status.candidate.approvalToken
-ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <stack that is live>:<stack to return to>
+ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <status.champion.token>:<stack to return to>
 RETRY_ANNOTATION = f"{GROUP}/retry"  # any new text: the failed candidate gets fresh attempts
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"  # a counter: part of the revision, so each new value is one new training
 

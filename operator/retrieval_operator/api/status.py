@@ -117,6 +117,7 @@ class Champion(StackRecord):
 
     promoted_at: int
     baking_until: int
+    token: str = Field(default="", description="what a request to roll back must name: this stack since this switch")
     gates: list[GateVerdict] = Field(default_factory=list, max_length=16)
     evaluation_run: str = ""
 
@@ -136,6 +137,7 @@ class HistoryEntry(StatusPart):
     at: int
     gates: list[GateVerdict] = Field(default_factory=list, max_length=16)
     evaluation_run: str = ""
+    step: Step | None = Field(default=None, description="where a candidate was that did not get to its end")
     record: StackRecord | None = None
     retried: bool = Field(
         default=False, description="a person asked for a retry: this entry no longer refuses anything"

@@ -56,7 +56,7 @@ def rollback(model: RetrievalModel, target: str, former: str) -> Request:
     if chosen not in known:
         choice = ", ".join(known) or "none"
         raise NothingToAsk(f"found --to {chosen}, expected a former stack: {choice} (live: {champion.stack})")
-    asked = {ROLLBACK_ANNOTATION: f"{champion.stack}:{chosen}"}
+    asked = {ROLLBACK_ANNOTATION: f"{champion.token}:{chosen}"}
     return Request(asked, f"traffic goes back from {champion.stack} to {chosen}")
 
 
@@ -65,8 +65,7 @@ def retry(model: RetrievalModel, now: int) -> Request:
     ended = model.status.history[0].outcome if model.status.history else "Promoted"
     if model.status.candidate is None and ended == "Promoted":
         raise NothingToAsk("nothing has failed and nothing is in flight")
-    asked = {RETRY_ANNOTATION: clock_time(now)}
-    return Request(asked | _without_answered_rollback(model), "what failed gets fresh attempts")
+    return Request({RETRY_ANNOTATION: clock_time(now)}, "what failed gets fresh attempts")
 
 
 def retrain(model: RetrievalModel) -> Request:
@@ -74,14 +73,6 @@ def retrain(model: RetrievalModel) -> Request:
     counter = model.metadata.annotations.get(RETRAIN_ANNOTATION, "0")
     number = int(counter) + 1 if counter.isdigit() else 1
     return Request({RETRAIN_ANNOTATION: str(number)}, f"training number {number} of this spec is asked for")
-
-
-def _without_answered_rollback(model: RetrievalModel) -> dict[str, str | None]:
-    """A rollback that was carried out would be carried out again if a retry brought that stack back."""
-    live, _, _ = model.metadata.annotations.get(ROLLBACK_ANNOTATION, "").partition(":")
-    champion = model.status.champion
-    answered = bool(live) and champion is not None and champion.stack != live
-    return {ROLLBACK_ANNOTATION: None} if answered else {}
 
 
 def _waiting_candidate(model: RetrievalModel) -> tuple[str, str]:

@@ -13,14 +13,20 @@ from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_VERDICT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import (
     Candidate,
-    CandidateKind,
     Champion,
     GateVerdict,
     HistoryEntry,
     StackRecord,
 )
 from retrieval_operator.domain.context import Context
-from retrieval_operator.domain.history import REFUSING, entry_of_promotion, entry_of_rollback, run_key, with_entry
+from retrieval_operator.domain.history import (
+    REFUSING,
+    entry_of_promotion,
+    entry_of_rollback,
+    newest_part,
+    run_key,
+    with_entry,
+)
 from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action, EmitEvent, SwitchTraffic, TagRun
 
@@ -31,7 +37,7 @@ BAKE_GRACE_S = 30
 
 @dataclass(frozen=True)
 class RollbackRequest:
-    """`<live stack>:<target stack>`: what a person asked for, with why in a word."""
+    """What a person asked for: `live` is the token of the champion they saw, `target` the stack to return to."""
 
     live: str
     target: str
@@ -47,6 +53,7 @@ def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
     return Champion(
         **{name: getattr(traffic.live, name) for name in StackRecord.model_fields},
         promoted_at=traffic.switched_at,
+        token=f"{traffic.live.stack}@{traffic.switched_at}",
         baking_until=traffic.switched_at + window,
         gates=gates,
         evaluation_run=evaluation_run,
@@ -79,33 +86,44 @@ class Settled:
 
 
 def settle(context: Context) -> Settled:
-    """Record a promotion or a rollback that the traffic shows and the status does not yet."""
-    status, champion = context.status, context.champion
-    history, candidate, former = status.history, status.candidate, status.champion
-    if champion is None or (
-        former is not None and former.stack == champion.stack and not _reached(candidate, champion)
-    ):
-        return Settled(history, candidate)
-    if _reached(candidate, champion):
-        assert candidate is not None, "a candidate that was reached exists"
-        kind = CandidateKind.REVISION if candidate.kind is CandidateKind.ROLLBACK else candidate.kind
-        promotion = entry_of_promotion(champion, kind, champion.revision if kind != candidate.kind else candidate.id)
-        events: tuple[EmitEvent, ...] = (
-            EmitEvent(type="Normal", reason=Reason.PROMOTED, message=_promotion_sentence(champion)),
-        )
-        history = with_entry(history, promotion)
-        if candidate.kind is CandidateKind.ROLLBACK and former is not None:
-            history, more = _rolled_back(history, former, champion)
-            events = (*events, *more)
-        return Settled(history, None, events)
-    if former is None:
-        return Settled(history, candidate)
-    history, rolled_back = _rolled_back(history, former, champion)
-    return Settled(history, candidate, rolled_back)
+    """Record a promotion or a rollback that the traffic shows and the history does not yet.
+
+    The candidate may not have been written to a status before the switch, or no status at all: what the live stack is
+    compared with the former champion says enough.
+    """
+    status, champion, former = context.status, context.champion, context.status.champion
+    if champion is None or _is_recorded(status.history, champion, former):
+        return Settled(status.history, status.candidate)
+    kind, new_id = newest_part(champion, former)
+    reached = status.candidate is not None and (_names(status.candidate, champion) or status.candidate.id == new_id)
+    history, events = status.history, tuple[EmitEvent, ...]()
+    went_back = former is not None and former.stack != champion.stack and _was_promoted(history, champion)
+    if former is not None and went_back:
+        history, events = _rolled_back(history, former, champion)
+    if reached or not went_back:
+        history = with_entry(history, entry_of_promotion(champion, kind, new_id))
+        message = _promotion_sentence(champion)
+        events = (*events, EmitEvent(type="Normal", reason=Reason.PROMOTED, message=message))
+    return Settled(history, None if reached else status.candidate, events)
 
 
-def _reached(candidate: Candidate | None, champion: Champion) -> bool:
-    return candidate is not None and bool(candidate.stack) and candidate.stack == champion.stack
+def _is_recorded(history: list[HistoryEntry], champion: Champion, former: Champion | None) -> bool:
+    """Nothing moved since the last status, or the last status was lost but the history holds this promotion."""
+    if former is not None:
+        return former.stack == champion.stack and former.promoted_at == champion.promoted_at
+    return any(entry.at == champion.promoted_at and entry.outcome == "Promoted" for entry in history)
+
+
+def _was_promoted(history: list[HistoryEntry], champion: Champion) -> bool:
+    """Whether this stack was live before: then the traffic went back to it."""
+    return any(
+        entry.outcome == "Promoted" and entry.record is not None and entry.record.stack == champion.stack
+        for entry in history
+    )
+
+
+def _names(candidate: Candidate, champion: Champion) -> bool:
+    return bool(candidate.stack) and candidate.stack == champion.stack
 
 
 def _promotion_sentence(champion: Champion) -> str:
@@ -126,7 +144,8 @@ def requested_rollback(context: Context) -> RollbackRequest | None:
     """A person's request about the stack that is live now; one about another stack is an old one and does nothing."""
     value = context.model.metadata.annotations.get(ROLLBACK_ANNOTATION, "")
     live, _, target = value.partition(":")
-    if context.champion is None or not target or live != context.champion.stack or target == live:
+    champion = context.champion
+    if champion is None or not target or live != champion.token or target == champion.stack:
         return None
     return RollbackRequest(live, target)
 

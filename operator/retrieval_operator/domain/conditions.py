@@ -37,17 +37,16 @@ _STEP_REASON: Mapping[Step, Reason] = {
     Step.PROMOTING: Reason.PROMOTING,
     Step.BAKING: Reason.BAKING,
 }
-# Which condition an ending falsifies; an inconclusive verdict makes it Unknown.
-_FALSIFIED: Mapping[Reason, ConditionType] = {
-    Reason.TRAINING_FAILED: ConditionType.TRAINING_SUCCEEDED,
-    Reason.DIVERGED: ConditionType.TRAINING_SUCCEEDED,
-    Reason.INDEXING_FAILED: ConditionType.INDEX_READY,
-    Reason.INTEGRITY_FAILED: ConditionType.INDEX_READY,
-    Reason.EVALUATION_FAILED: ConditionType.GATES_PASSED,
-    Reason.GATES_FAILED: ConditionType.GATES_PASSED,
-    Reason.GATES_INCONCLUSIVE: ConditionType.GATES_PASSED,
-    Reason.DEPLOYMENT_FAILED: ConditionType.ENCODER_READY,
-    Reason.VERIFICATION_FAILED: ConditionType.ENCODER_READY,
+# Which condition a candidate was working towards at each step.
+_AIM: Mapping[Step, ConditionType] = {
+    Step.PENDING: ConditionType.TRAINING_SUCCEEDED,
+    Step.TRAINING: ConditionType.TRAINING_SUCCEEDED,
+    Step.REGISTERING: ConditionType.MODEL_REGISTERED,
+    Step.INDEXING_EVALUATION: ConditionType.GATES_PASSED,
+    Step.EVALUATING: ConditionType.GATES_PASSED,
+    Step.INDEXING_SERVING: ConditionType.INDEX_READY,
+    Step.DEPLOYING: ConditionType.ENCODER_READY,
+    Step.VERIFYING: ConditionType.ENCODER_READY,
 }
 
 
@@ -169,12 +168,17 @@ def _of_candidate(candidate: Candidate) -> dict[ConditionType, _Said]:
 
 
 def _of_refusal(found: Found) -> dict[ConditionType, _Said]:
-    reason = _refusal_reason(found)
-    falsified = _FALSIFIED.get(reason)
-    if falsified is None or found.wish is None:
+    """Where it ended: False, or Unknown for gates without a verdict. Before that True, after it Unknown."""
+    entry = newest(found.history, found.wish.id) if found.wish is not None else None
+    aim = _AIM.get(entry.step) if entry is not None and entry.step is not None else None
+    if entry is None or aim is None:
         return {}
-    inconclusive = reason in (Reason.GATES_INCONCLUSIVE, Reason.EVALUATION_FAILED)
-    return {falsified: _Said("Unknown" if inconclusive else "False", reason, found.wish.refused)}
+    types = [type_ for type_, _ in _MILESTONE_CONDITIONS]
+    said = {type_: _Said("True", Reason.SUCCEEDED) for type_ in types[: types.index(aim)]}
+    undecided = aim is ConditionType.GATES_PASSED and entry.reason is not Reason.GATES_FAILED
+    said[aim] = _Said("Unknown" if undecided else "False", entry.reason, entry.message)
+    ahead = _Said("Unknown", entry.reason, "not reached")
+    return said | dict.fromkeys(types[types.index(aim) + 1 :], ahead)
 
 
 def _progress(context: Context, found: Found) -> dict[ConditionType, _Said]:

@@ -50,9 +50,16 @@ def retry_was_handled(context: Context, token: str) -> bool:
 
 
 def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
-    """Newest first, at most 10; a second entry about the same event replaces the first."""
+    """Newest first, at most 10; a second entry about the same event replaces the first.
+
+    The two newest promotions stay however many refusals follow them: they are what traffic can go back to.
+    """
     rest = [old for old in history if (old.id, old.outcome, old.at) != (entry.id, entry.outcome, entry.at)]
-    return [entry, *rest][:HISTORY_MAX_ENTRIES]
+    entries = [entry, *rest]
+    promotions = [old for old in entries if old.outcome == "Promoted"][:2]
+    while len(entries) > HISTORY_MAX_ENTRIES:
+        entries.remove(next(old for old in reversed(entries) if old not in promotions))
+    return entries
 
 
 def entry_of_end(ended: Ended, now: int) -> HistoryEntry:
@@ -67,6 +74,7 @@ def entry_of_end(ended: Ended, now: int) -> HistoryEntry:
         at=now,
         gates=candidate.gates,
         evaluation_run=candidate.evaluation_run,
+        step=candidate.step,
         record=ended.record,
     )
 
@@ -86,14 +94,18 @@ def entry_of_promotion(champion: Champion, kind: CandidateKind, candidate_id: st
     )
 
 
+def newest_part(stack: StackRecord, other: StackRecord | None) -> tuple[CandidateKind, str]:
+    """What is new about a stack beside another one: its revision, its generation or its serving, with that id."""
+    if other is None or stack.revision != other.revision:
+        return CandidateKind.REVISION, stack.revision
+    if stack.generation_key != other.generation_key:
+        return CandidateKind.REFRESH, stack.generation_key
+    return CandidateKind.SERVING, stack.stack
+
+
 def entry_of_rollback(former: Champion, now_live: StackRecord, message: str, at: int) -> HistoryEntry:
-    """What was rolled back is the newest thing about the former stack: its revision, its generation or its serving."""
-    if former.revision != now_live.revision:
-        kind, candidate_id = CandidateKind.REVISION, former.revision
-    elif former.generation_key != now_live.generation_key:
-        kind, candidate_id = CandidateKind.REFRESH, former.generation_key
-    else:
-        kind, candidate_id = CandidateKind.SERVING, former.stack
+    """What was rolled back is the newest part of the former stack."""
+    kind, candidate_id = newest_part(former, now_live)
     return HistoryEntry(
         id=candidate_id,
         kind=kind,

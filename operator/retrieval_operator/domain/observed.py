@@ -85,7 +85,9 @@ class RegistryObserved:
 class Problem:
     """Something in the surroundings that a person must mend: which dependency, and a sentence with the remedy."""
 
-    dependency: Literal["registry", "program", "crd", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"]
+    dependency: Literal[
+        "registry", "program", "crd", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"
+    ]
     message: str
 
 

@@ -112,6 +112,7 @@ def busy(fresh: RetrievalModel) -> RetrievalModel:
         champion=Champion(
             **_record(2).model_dump(),
             promoted_at=NOW - 2 * DAY,
+            token=f"s-0002@{NOW - 2 * DAY}",
             baking_until=NOW - 2 * DAY + HOUR,
             gates=[_gate("Passed", 0.405, 0.391)],
         ),

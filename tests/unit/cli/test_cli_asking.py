@@ -43,18 +43,18 @@ def test_only_a_waiting_candidate_can_be_answered(
 
 
 @pytest.mark.parametrize(
-    ("target", "former", "value"),
+    ("target", "former", "chosen"),
     [
-        ("", "s-0001", "s-0002:s-0001"),
-        ("", "", "s-0002:s-0001"),  # the traffic forgot it, the history did not
-        ("s-0000", "s-0001", "s-0002:s-0000"),
+        ("", "s-0001", "s-0001"),
+        ("", "", "s-0001"),  # the traffic forgot it, the history did not
+        ("s-0000", "s-0001", "s-0000"),
     ],
 )
 def test_a_rollback_names_what_is_live_and_where_to_go(
-    busy: RetrievalModel, target: str, former: str, value: str
+    busy: RetrievalModel, target: str, former: str, chosen: str
 ) -> None:
     request = asking.rollback(with_former_stacks(busy), target, former)
-    assert request.annotations == {ROLLBACK_ANNOTATION: value}
+    assert request.annotations == {ROLLBACK_ANNOTATION: f"{busy.status.champion.token}:{chosen}"}
 
 
 @pytest.mark.parametrize("target", ["s-0002", "s-0003", "s-9999"])
@@ -73,22 +73,6 @@ def test_the_first_stack_has_nothing_to_return_to(busy: RetrievalModel, fresh: R
 def test_retry_is_refused_when_nothing_failed(fresh: RetrievalModel, now: int) -> None:
     with pytest.raises(asking.NothingToAsk, match="nothing has failed"):
         asking.retry(fresh, now)
-
-
-@pytest.mark.parametrize(
-    ("rollback", "removed"),
-    [
-        ("s-0009:s-0002", True),  # carried out: s-0009 is not live any more
-        ("s-0002:s-0001", False),  # under way
-    ],
-)
-def test_a_retry_takes_back_a_rollback_that_was_carried_out(
-    busy: RetrievalModel, now: int, rollback: str, removed: bool
-) -> None:
-    """Else the retried stack would be rolled back the moment it is live."""
-    request = asking.retry(annotated(busy, **{ROLLBACK_ANNOTATION: rollback}), now)
-    assert RETRY_ANNOTATION in request.annotations
-    assert (request.annotations.get(ROLLBACK_ANNOTATION, "kept") is None) is removed
 
 
 def test_a_retry_after_a_refusal_is_possible_with_nothing_in_flight(busy: RetrievalModel, now: int) -> None:

@@ -175,10 +175,6 @@ def test_control_planes_that_are_each_killed_after_one_action_finish_together(un
     assert_same_end(life, undisturbed)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="champion.settle knows a promotion only by candidate.stack, which no status said before the switch",
-)
 def test_a_promotion_is_recorded_although_no_status_was_written_on_the_way(undisturbed: Life) -> None:
     life = Life(kill_always=True)
     life.until_settled()

@@ -289,7 +289,7 @@ def test_a_rollback_that_a_person_asks_for_acts_once(make: Make) -> None:
     world = World()
     model = second_life(make, world)
     newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
-    asked = {"retrieval-operator.io/rollback": f"{newer}:{older}"}
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
     asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
     final = run_until_settled(asking, world)[-1][1]
     assert world.traffic.live.stack == older  # type: ignore[union-attr]
@@ -300,14 +300,58 @@ def test_a_rollback_that_a_person_asks_for_acts_once(make: Make) -> None:
     assert world.traffic.live.stack not in (newer, older)  # type: ignore[union-attr]
 
 
-def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make) -> None:
+def test_a_rollback_left_on_the_object_does_nothing_when_a_retry_brings_that_stack_back(make: Make) -> None:
     world = World()
     model = second_life(make, world)
     newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    second = {"spec.data.revision": "2"}
+    back = run_until_settled(make(second, status=model.status, generation=2, annotations=asked), world)[-1][1]
+    retried = asked | {"retrieval-operator.io/retry": "once more"}
+    run_until_settled(make(second, status=back.status, generation=2, annotations=retried), world)
+    assert world.traffic.live.stack == newer  # type: ignore[union-attr]
+
+
+def test_a_promotion_that_no_status_saw_coming_is_recorded(make: Make) -> None:
+    world = World()
+    model = make()
+    for _ in range(40):
+        plan = decide(model, world.observe(), world.now)  # no status is ever written
+        for action in plan.actions:
+            world.apply(action)
+        world.tick()
+    assert [(e.outcome, e.record.stack) for e in plan.status.history] == [("Promoted", world.traffic.live.stack)]  # type: ignore[union-attr]
+
+
+def test_many_refusals_do_not_push_out_the_stack_that_traffic_can_go_back_to(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    older, status = world.traffic.previous, model.status
+    world.outcomes = refused(WORSE)
+    for revision in range(3, 16):
+        another = make({"spec.data.revision": str(revision)}, status=status, generation=revision)
+        status = run_until_settled(another, world)[-1][1].status
+    assert len(status.history) == 10
+    assert older in [entry.record.stack for entry in status.history if entry.record is not None]
+
+
+def test_conditions_after_a_refusal_speak_of_what_ended_it_and_not_of_work_long_over(make: Make) -> None:
+    world = World(outcomes=refused(WORSE))
+    status = live(make, world)
+    final = run_until_settled(make({"spec.data.revision": "2"}, status=status, generation=2), world)[-1][1].status
+    assert condition(final, ConditionType.TRAINING_SUCCEEDED) == ("True", "Succeeded")
+    assert condition(final, ConditionType.INDEX_READY) == ("Unknown", "GatesFailed")
+    assert condition(final, ConditionType.ENCODER_READY) == ("Unknown", "GatesFailed")
+
+
+def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    _newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
     world.tick(10_000)
     model = with_status(model, run_until_settled(model, world)[-1][1].status)
     assert older not in world.stacks
-    asked = {"retrieval-operator.io/rollback": f"{newer}:{older}"}
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
     asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
     final = run_until_settled(asking, world)[-1][1]
     assert world.traffic.live.stack == older  # type: ignore[union-attr]

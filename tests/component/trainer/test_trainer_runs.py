@@ -1,0 +1,206 @@
+"""Whole trainings through the command line: finished, repeated, killed, stopped, diverged, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from retrieval_core.bundle import Bundle
+from retrieval_core.dataset import Dataset, FeatureView
+from retrieval_core.encoding import Encoder
+from retrieval_trainer.cli import app
+from retrieval_trainer.config import load_config
+
+pytestmark = pytest.mark.component
+
+ROOT = Path(__file__).parents[3]
+
+
+def train(config: str, out: Path) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(app, ["--config", config, "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def trained(config_text: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a finished training."""
+    out = tmp_path_factory.mktemp("trained") / "bundle"
+    result = train(config_text(), out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_training_leaves_a_complete_bundle_and_its_record(trained: Path, dataset: Dataset) -> None:
+    bundle = Bundle.open(trained)
+    record = bundle.training
+    assert (record["revision"], record["snapshot"], record["steps"]) == ("r1", dataset.snapshot, 6)
+    assert record["provenance"] == "synthetic"
+    assert dataset.split.test_from is not None
+    assert record["trainedThrough"] < dataset.split.test_from
+    assert bundle.manifest.embedding.dimensions == (16, 8)
+    assert not (trained.parent / "checkpoints").exists(), "checkpoints are deleted when the bundle is complete"
+
+
+def test_the_bundle_gives_the_vectors_the_trainer_computes(
+    trained: Path, dataset: Dataset, config_text: Callable[..., str]
+) -> None:
+    """Prompts, tokens, pooling and norm of the training are those of the serving encoder."""
+    from retrieval_trainer.assembly import assemble
+    from retrieval_trainer.encoder import DualEncoder, token_batch
+
+    encoder = Encoder(Bundle.open(trained))
+    training = assemble(load_config(config_text()), torch.device("cpu"))
+    training.model.load_state_dict(load_file(trained / "model.safetensors"))
+    view, time = FeatureView(dataset), dataset.last_event_time + 1
+    rows, times = np.arange(20, dtype=np.int32), np.full(20, time)
+    sequences = training.prompt_tokens.members(rows, times) + training.prompt_tokens.items(rows, times)
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(
+            DualEncoder(training.model)(token_batch(sequences, 256)), dim=-1
+        ).numpy()
+    assert training.prompts.member.history is not None
+    history = training.prompts.member.history.max_items
+    members = encoder.encode_members([view.member_features(int(row), time, history) for row in rows])
+    items = encoder.encode_items([view.item_features(int(row), time) for row in rows])
+    np.testing.assert_allclose(vectors, np.concatenate([members, items]), atol=1e-5)
+
+
+def test_a_second_start_does_nothing(trained: Path, config_text: Callable[..., str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    result = train(config_text(), trained)
+    assert result.exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_a_directory_of_another_revision_is_refused(trained: Path, config_text: Callable[..., str]) -> None:
+    result = train(config_text("r2"), trained)
+    assert result.exit_code == 65
+    assert "holds the bundle of revision r1, this is r2" in result.stderr
+
+
+def test_a_training_that_diverges_leaves_no_bundle(
+    config_text: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = tmp_path / "reason.json"
+    monkeypatch.setenv("RETRIEVAL_TERMINATION_LOG", str(reason))
+    result = train(config_text(learningRate=1e9, warmupFraction=0, steps=10), tmp_path / "bundle")
+    assert result.exit_code == 69, result.output
+    assert json.loads(reason.read_text())["reason"] == "Diverged"
+    assert "learningRate (now 1e+09)" in result.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_pickle_weights_are_bad_input(config_text: Callable[..., str], base: Path, tmp_path: Path) -> None:
+    pickled = Path(shutil.copytree(base, tmp_path / "base"))
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    result = train(config_text(base_uri=pickled), tmp_path / "bundle")
+    assert result.exit_code == 65
+    assert "pickle" in result.stderr
+
+
+def test_lora_makes_a_plain_bundle(config_text: Callable[..., str], tmp_path: Path) -> None:
+    result = train(config_text(method="lora"), tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+    names = load_file(tmp_path / "bundle" / "model.safetensors").keys()
+    assert not any("lora" in name or "token_adapter" in name for name in names)
+    Encoder(Bundle.open(tmp_path / "bundle")).encode_items([{"title": "sql"}])
+
+
+def test_a_killed_and_a_stopped_training_end_like_an_undisturbed_one(
+    config_text: Callable[..., str], tmp_path: Path
+) -> None:
+    """SIGKILL, then SIGTERM, then to the end: the bundle is the same to the bit."""
+    config = config_text(steps=60, checkpointEverySteps=5)
+    assert train(config, tmp_path / "undisturbed" / "bundle").exit_code == 0
+    out, checkpoints = tmp_path / "disturbed" / "bundle", tmp_path / "disturbed" / "checkpoints"
+
+    killed = start(config, out)
+    wait_for((checkpoints / "step-00000005" / "checkpoint.json").exists, killed)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    saved = newest_step(checkpoints)
+    assert saved < 60
+
+    stopped = start(config, out)
+    wait_for(lambda: newest_step(checkpoints) > saved, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    _, log = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGTERM, log
+    assert "resuming" in log, "it continued rather than started over"
+    assert newest_step(checkpoints) > saved
+
+    assert train(config, out).exit_code == 0
+    assert Bundle.open(out).id == Bundle.open(tmp_path / "undisturbed" / "bundle").id
+
+
+def start(config: str, out: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("core", "trainer")),
+        # As many threads as the undisturbed training has: sums are taken in another order otherwise.
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    command = [sys.executable, "-m", "retrieval_trainer.cli", "--config", config, "--out", str(out)]
+    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90) -> None:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.01)):
+        if happened():
+            return
+        assert process.poll() is None, process.communicate()
+        pause.wait(0.01)
+    raise AssertionError("it took too long")
+
+
+def newest_step(checkpoints: Path) -> int:
+    return max(int(path.parent.name.removeprefix("step-")) for path in checkpoints.glob("step-*/checkpoint.json"))
+
+
+def test_it_reports_to_mlflow(config_text: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real tracking store: curves, the model version's source, the report and its proof."""
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("training", artifact_location=str(tmp_path / "artifacts"))
+    run_id = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("RETRIEVAL_RUN_ID", run_id)
+    result = train(config_text(), tmp_path / "bundle")
+    assert result.exit_code == 0, result.output
+
+    run = client.get_run(run_id)
+    artifacts = tmp_path / "artifacts" / run_id / "artifacts"
+    for name in ("bundle/bundle.json", "bundle/README.md", "bundle/training.json", "training.png"):
+        assert (artifacts / name).is_file(), name
+    report = (artifacts / "report.json").read_bytes()
+    assert run.data.tags["retrieval.report"] == hashlib.sha256(report).hexdigest()
+    assert json.loads(report)["id"] == Bundle.open(tmp_path / "bundle").id
+    losses = client.get_metric_history(run_id, "loss")
+    assert [point.step for point in losses] == [6]
+    assert run.data.metrics.keys() >= {"grad_norm", "tokens_per_second", "hard_negative_gradient_share"}
+
+
+def test_half_an_mlflow_configuration_is_refused_before_training(
+    config_text: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.delenv("RETRIEVAL_RUN_ID", raising=False)
+    assert train(config_text(), tmp_path / "bundle").exit_code == 2
+    assert not (tmp_path / "checkpoints").exists()
