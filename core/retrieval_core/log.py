@@ -16,13 +16,17 @@ import structlog
 from retrieval_core.errors import BadArguments
 
 FORMAT_VARIABLE = "RETRIEVAL_LOG_FORMAT"
+# Without the values of local variables: they hold members' texts.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def configure_logging(level: int = logging.INFO) -> None:
     """Set up the process's logging once, at the start of a program. BadArguments on an unknown format."""
     chosen = os.environ.get(FORMAT_VARIABLE) or ("console" if sys.stderr.isatty() else "json")
     renderers: dict[str, structlog.typing.Processor] = {
-        "console": structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        "console": structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        ),
         "json": structlog.processors.JSONRenderer(),
     }
     if chosen not in renderers:
@@ -32,7 +36,7 @@ def configure_logging(level: int = logging.INFO) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.dict_tracebacks] if chosen == "json" else []),
+            *([_TRACEBACKS] if chosen == "json" else []),
             renderers[chosen],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

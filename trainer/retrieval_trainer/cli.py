@@ -1,0 +1,44 @@
+"""`retrieval-train`: parse, train, publish, report. Under torchrun every rank runs this; alone it is one rank."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from retrieval_core.exits import TERMINATION_LOG_VARIABLE, exit_with_reason
+from retrieval_core.log import configure_logging
+from retrieval_core.reporting import MlflowRun
+from retrieval_trainer.config import load_config
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    config: Annotated[str, typer.Option(help="a YAML or JSON file, or an inline JSON document that starts with {")],
+    out: Annotated[str, typer.Option(help="fsspec URI of the bundle; complete when bundle.json is there")],
+    checkpoints: Annotated[
+        str | None, typer.Option(help="fsspec URI for checkpoints; default: `checkpoints` beside --out")
+    ] = None,
+) -> None:
+    """Fine-tune a causal LM as a dual encoder and write its bundle.
+
+    Started again it continues from the newest checkpoint; when the bundle is complete it only reports.
+    On SIGTERM it writes a checkpoint and exits with 143.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        # All ranks share one termination log, and a peer that was cut off must not hide the first rank's reason.
+        os.environ[TERMINATION_LOG_VARIABLE] = os.devnull
+    with exit_with_reason():
+        configure_logging()
+        MlflowRun.from_environment()  # refuses half an MLflow configuration now rather than after the training
+        parsed, out = load_config(config), out.rstrip("/")
+        from retrieval_trainer.run import run  # noqa: PLC0415 - torch takes seconds to load; bad arguments are told at once
+
+        run(parsed, out=out, checkpoints=checkpoints or f"{out.rpartition('/')[0] or '.'}/checkpoints")
+
+
+if __name__ == "__main__":
+    app()
