@@ -102,8 +102,8 @@ def publish_bundle(training: Training, progress: Progress, out: str) -> Bundle:
 
 
 def report_bundle(bundle: Bundle, history: tuple[dict[str, float], ...], config: TrainConfig) -> None:
-    """Report to MLflow, when asked to: the manifest and the card are the source of the model version."""
-    artifacts = {f"bundle/{name}": bundle.path / name for name in (LAST_FILE, "README.md", "training.json")}
+    """Report a bundle of ours to MLflow, when asked to, with its curves."""
+    artifacts = record_artifacts(bundle)
     with tempfile.TemporaryDirectory() as scratch:
         if history:
             curves = Path(scratch) / "training.png"
@@ -112,6 +112,18 @@ def report_bundle(bundle: Bundle, history: tuple[dict[str, float], ...], config:
         # The curves have these names too; a value that was reported twice would bend them.
         final = {f"final_{name}": value for name, value in (bundle.training.get("validation") or {}).items()}
         report(bundle.path / LAST_FILE, artifacts=artifacts, metrics=final)
+
+
+def import_bundle(uri: str) -> Bundle:
+    """Verify a finished bundle where it is, and report it as if it came from here. BadInput when it is not sound."""
+    bundle = Bundle.open(uri)
+    report(bundle.path / LAST_FILE, artifacts=record_artifacts(bundle))
+    return bundle
+
+
+def record_artifacts(bundle: Bundle) -> dict[str, Path]:
+    """What the run keeps of a bundle: the manifest and the card are the source of the model version."""
+    return {f"bundle/{name}": bundle.path / name for name in (LAST_FILE, "README.md", "training.json")}
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def workload_name(model: RetrievalModel, step: WorkloadStep, key: str, attempt: 
 def train(model: RetrievalModel, *, revision: str, data_uri: str) -> WorkloadSpec:
     """Dataset to bundle, or the import of a finished bundle."""
     if model.spec.model.bundle_uri is not None:
-        imported = ("--import", model.spec.model.bundle_uri, "--revision", revision)
+        imported = ("--import", model.spec.model.bundle_uri)
         return _spec(model, WorkloadStep.TRAIN, revision, "retrieval-train", imported)
     config = json.dumps(train_config(model, revision=revision, data_uri=data_uri), sort_keys=True)
     root = f"{storage_root(model)}/revisions/{revision}"

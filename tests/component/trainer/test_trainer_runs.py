@@ -204,3 +204,27 @@ def test_half_an_mlflow_configuration_is_refused_before_training(
     monkeypatch.delenv("RETRIEVAL_RUN_ID", raising=False)
     assert train(config_text(), tmp_path / "bundle").exit_code == 2
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_finished_bundle_is_imported_where_it_is(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    result = CliRunner().invoke(app, ["--import", str(trained)])
+    assert result.exit_code == 0, result.output
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_importing_what_is_no_sound_bundle_is_bad_input(trained: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "bundle"
+    shutil.copytree(trained, broken)
+    prompts = broken / "prompts.json"
+    prompts.write_bytes(prompts.read_bytes().replace(b"item", b"itme", 1))
+    result = CliRunner().invoke(app, ["--import", str(broken)])
+    assert result.exit_code == 65
+    assert "prompts.json" in result.output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--out", "x"], ["--import", "x", "--config", "{}", "--out", "y"]])
+def test_training_and_importing_exclude_each_other(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "expected either --config with --out (train) or --import" in result.output
