@@ -17,6 +17,7 @@ import httpx
 
 CLIENTS_OF_EACH_KIND = 2
 TIMEOUT_S = 10.0
+BREATH_S = 0.1
 
 
 @dataclass
@@ -59,17 +60,13 @@ async def ask(client: httpx.AsyncClient, address: str, member: str, tally: Tally
 
 async def keep_asking(address: str, members: list[str], tally: Tally, done: asyncio.Event, *, keep_alive: bool) -> None:
     """One client, one request after the other, a short breath between them (the demo's cores have other work too)."""
+    limits = httpx.Limits(max_keepalive_connections=None if keep_alive else 0)
     turn = 0
-    async with httpx.AsyncClient(timeout=TIMEOUT_S) as kept:
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
         while not done.is_set():
-            member = members[turn % len(members)]
+            await ask(client, address, members[turn % len(members)], tally)
             turn += 1
-            if keep_alive:
-                await ask(kept, address, member, tally)
-            else:
-                async with httpx.AsyncClient(timeout=TIMEOUT_S) as fresh:
-                    await ask(fresh, address, member, tally)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(BREATH_S)
 
 
 async def main(address: str, members: list[str]) -> None:
