@@ -50,6 +50,11 @@ class ExitCode(IntEnum):
     STORAGE_FAILED = 74
     TEMPORARILY_UNAVAILABLE = 75
 
+    @property
+    def reason(self) -> str:
+        """The word for it in a termination message: `BadInput` for BAD_INPUT."""
+        return "".join(word.capitalize() for word in self.name.split("_"))
+
 
 # A second attempt with the same input would fail in the same way.
 FINAL_EXIT_CODES = frozenset({ExitCode.BAD_ARGUMENTS, ExitCode.BAD_INPUT, ExitCode.DIVERGED})

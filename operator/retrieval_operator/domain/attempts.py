@@ -6,8 +6,10 @@ Attempts are counted from what is observed; `candidate.attempts` only keeps a st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.constants import FINAL_EXIT_CODES, ExitCode
 from retrieval_operator.api.status import Candidate
 from retrieval_operator.domain.commands import workload_name
@@ -20,6 +22,12 @@ LONGEST_DELAY_S = 600
 # A program reports before it exits 0; the registry's search may trail by seconds. Beyond this the report is lost, and
 # another attempt finds the work complete and only reports again.
 REPORT_GRACE_S = 30
+# What a program says when a second attempt with the same input would fail in the same way.
+_FINAL_REASONS: Mapping[str, Reason | None] = {
+    "BadInput": Reason.BAD_INPUT,
+    "Diverged": Reason.DIVERGED,
+    "BadArguments": None,
+}
 # How an adapter says that we stopped the workload ourselves (suspension): not a failure.
 STOPPED = "Stopped"
 
@@ -36,11 +44,10 @@ class Pending:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """No further attempt makes sense. `final`: the exit code says a retry cannot help."""
+    """No further attempt makes sense. `reason` when the program itself said why, None when attempts ran out."""
 
-    exit_code: int | None
     message: str
-    final: bool
+    reason: Reason | None
 
 
 def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: int) -> Pending | GivenUp:
@@ -61,7 +68,7 @@ def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: 
     if latest.state == "Succeeded" and context.now < grace_ends:
         return Pending(candidate, message=f"{latest.name} has finished; waiting for its report", next_at=grace_ends)
     failures = [workload for workload in seen if _counts(workload)]
-    if latest.exit_code in FINAL_EXIT_CODES or len(failures) >= limit:
+    if _is_final(latest) or len(failures) >= limit:
         return _give_up(latest, len(failures))
     next_at = latest.finished_at + _delay(len(failures)) if failures else context.now
     if context.now < next_at:
@@ -89,9 +96,20 @@ def _delay(failures: int) -> int:
 
 
 def _give_up(latest: WorkloadObserved, failures: int) -> GivenUp:
-    final = latest.exit_code in FINAL_EXIT_CODES
+    final = _is_final(latest)
     suffix = "" if final else f" (attempt {failures}, the last one)"
-    return GivenUp(latest.exit_code, f"{_why(latest)}{suffix}", final)
+    return GivenUp(
+        f"{_why(latest)}{suffix}", _FINAL_REASONS.get(latest.reason or _code_reason(latest)) if final else None
+    )
+
+
+def _is_final(latest: WorkloadObserved) -> bool:
+    """What the program said goes before its exit code: a launcher such as torchrun turns every code into 1."""
+    return latest.reason in _FINAL_REASONS or latest.exit_code in FINAL_EXIT_CODES
+
+
+def _code_reason(latest: WorkloadObserved) -> str:
+    return "" if latest.exit_code is None else ExitCode(latest.exit_code).reason
 
 
 def _why(latest: WorkloadObserved) -> str:

@@ -53,6 +53,7 @@ class Outcome:
 
     report: Mapping[str, Any] | None = None
     exit_code: int = 0
+    reason: str = ""
     message: str = ""
 
 
@@ -177,6 +178,7 @@ class World:
             workload,
             state=state,
             exit_code=outcome.exit_code,
+            reason=outcome.reason,
             message=outcome.message,
             finished_at=self.now,
         )

@@ -169,6 +169,14 @@ def test_exit_codes_decide_whether_another_attempt_makes_sense(
     assert "the column item_id is missing" in final.status.history[0].message
 
 
+def test_what_a_program_said_goes_before_the_exit_code_of_its_launcher(make: Make) -> None:
+    """torchrun ends with 1 whatever its workers ended with."""
+    world = World(outcomes=lambda _: Outcome(exit_code=1, reason="BadInput", message="the column item_id is missing"))
+    final = run_until_settled(make(), world)[-1][1]
+    assert len(world.specs) == 1
+    assert final.status.history[0].reason == "BadInput"
+
+
 def test_attempts_wait_longer_each_time(make: Make) -> None:
     world = World(outcomes=lambda _: Outcome(exit_code=1))
     run_until_settled(make({"spec.promotion.failureLimit": 5}), world)

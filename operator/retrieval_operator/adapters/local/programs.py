@@ -73,6 +73,9 @@ def clean_environment(pod: Pod, *, threads: int | None = None) -> dict[str, str]
     """
     environment = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("LC_")}
     environment["PYTHONUNBUFFERED"] = "1"  # a log that ends where the program ended
+    # Threads that spin while they wait take the cores from the servers: with 4 busy processes on 2 cores a training
+    # step took 2.7 s so, and 0.6 s with threads that sleep.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     return environment | {variable.name: variable.value for variable in pod.env if variable.value is not None}

@@ -26,7 +26,7 @@ _NICE = 10
 _GRACE_S = 15.0
 _SIGNAL_BASE = 128  # a shell and a container report a death by signal n as 128 + n
 
-_REASONS = {code.value: "".join(word.capitalize() for word in code.name.split("_")) for code in ExitCode}
+_REASONS = {code.value: code.reason for code in ExitCode}
 
 
 class LocalWorkloads:

@@ -7,14 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import ExitCode
 from retrieval_operator.api.status import Candidate, Step
 from retrieval_operator.domain import attempts
 from retrieval_operator.domain.context import Context, Ended, Waiting, failed
 from retrieval_operator.domain.plan import EnsureRun
 from retrieval_operator.domain.workloads import WorkloadSpec
-
-_REASON_OF_CODE = {ExitCode.BAD_INPUT: Reason.BAD_INPUT, ExitCode.DIVERGED: Reason.DIVERGED}
 
 
 def registry_away(step: Step, candidate: Candidate) -> Waiting:
@@ -48,10 +45,7 @@ def report_of(
         return run.report
     result = attempts.ensure(context, candidate, replace(wanted, run_id=run.run_id), limit)
     if isinstance(result, attempts.GivenUp):
-        reason = (
-            _REASON_OF_CODE.get(ExitCode(result.exit_code), given_up) if result.final and result.exit_code else given_up
-        )
-        return failed(candidate, reason, result.message)
+        return failed(candidate, result.reason or given_up, result.message)
     return Waiting(
         step,
         result.candidate,
