@@ -21,9 +21,13 @@ import os
 import subprocess
 import sys
 import time
-import tomllib
 import venv
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 this file is what tells people so
+    sys.exit(f"environment: Python {sys.version.split()[0]} found, 3.11 or newer needed: make PYTHON=python3.11 ...")
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
@@ -89,7 +93,7 @@ def dependencies() -> Path:
     if complete.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / f".{target.name}.lock", "w") as lock:
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             build_dependencies(target, third_party(lists))
@@ -108,16 +112,11 @@ def install_project(deps: Path) -> None:
     pth.write_text(f"import site; site.addsitedir({str(site_packages(deps))!r})\n")
     # `python -m ruff` looks for its binary beside the interpreter.
     (THIN / "bin" / "ruff").symlink_to(deps / "bin" / "ruff")
-    subprocess.run(
-        [str(THIN / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        + ["--no-build-isolation", "--no-deps", "--editable", str(ROOT)],
-        check=True,
-    )
+    pip = [str(THIN / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "--no-build-isolation", "--no-deps", "--editable", str(ROOT)], check=True)
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
-        sys.exit(f"environment: Python {sys.version.split()[0]} found, 3.11 or newer needed. Set PYTHON=python3.11.")
     deps = dependencies()
     stamp = THIN / ".installed-for"
     wanted = f"{deps}\n{hashlib.sha256((ROOT / 'pyproject.toml').read_bytes()).hexdigest()}\n"
