@@ -192,7 +192,6 @@ def takeover(first: dict[str, Any]) -> dict[str, Any]:
         result = clients.stop()
     second = status()
     show_clients(result, {ids(first["champion"]): "revision 1", ids(second["champion"]): "revision 2"})
-    local("describe", "feed")
     return second
 
 

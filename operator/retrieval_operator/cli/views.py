@@ -129,6 +129,7 @@ def describe_document(view: Description) -> dict[str, Any]:
     return {
         **document(view.model),
         "next": view.why,
+        "page": view.page,
         "events": [vars(event) for event in view.events],
         "workloads": [{**vars(workload), "step": str(workload.step)} for workload in view.workloads],
         "logTails": dict(view.log_tails),
