@@ -90,7 +90,11 @@ class Traffic(Protocol):
     async def observe(self, model: RetrievalModel) -> TrafficObserved: ...
 
     async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
-        """Point new connections at the stack. Already pointing there: nothing. Raises Stale on another version."""
+        """Point new connections at the stack. Raises Stale on another version, or when the stack does not exist.
+
+        The same record again: nothing. The same stack under another record (a retraining that gave the same bundle):
+        the record is replaced; since when the stack is live, and which was before it, stay.
+        """
 
     async def close(self, model: RetrievalModel) -> None:
         """The object goes away: release its address."""

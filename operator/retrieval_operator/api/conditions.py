@@ -49,15 +49,12 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     # outcomes
     PROMOTED = "Promoted"
-    GATES_PASSED = "GatesPassed"
     GATES_FAILED = "GatesFailed"
     GATES_INCONCLUSIVE = "GatesInconclusive"
     INTEGRITY_FAILED = "IntegrityFailed"
     VERIFICATION_FAILED = "VerificationFailed"
     REJECTED_BY_REVIEWER = "RejectedByReviewer"
-    APPROVED = "Approved"
     ROLLED_BACK = "RolledBack"
-    BAKE_CHECK_FAILED = "BakeCheckFailed"
     SUPERSEDED = "Superseded"
     TRAINING_FAILED = "TrainingFailed"
     INDEXING_FAILED = "IndexingFailed"
@@ -77,8 +74,6 @@ class Reason(StrEnum):
     STACK_REPAIRED = "StackRepaired"
     STACK_COLLECTED = "StackCollected"
     IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
-    NO_SUCH_STACK = "NoSuchStack"
-    SCHEDULE_MISSED = "ScheduleMissed"
     DELETING = "Deleting"
 
 

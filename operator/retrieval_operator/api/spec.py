@@ -301,8 +301,9 @@ class RetrievalModelSpec(Manifest):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     promotion: Promotion
     rollback: Rollback = Field(default_factory=Rollback)
-    revision_history_limit: Annotated[int, Field(ge=1, le=10)] = 5
-    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    deletion_policy: Literal["Retain"] = Field(
+        default="Retain", description="deletionPolicy: storage and the MLflow record stay when the object is deleted."
+    )
 
     @model_validator(mode="after")
     def import_has_no_retraining(self) -> Self:

@@ -108,7 +108,7 @@ class Candidate(StatusPart):
     )
     gates: list[GateVerdict] = Field(default_factory=list, max_length=16)
     message: str = Field(default="", max_length=1024)
-    next_attempt_at: int | None = None
+    overdue_since: int | None = Field(default=None, description="when the progress deadline was first seen to be over")
     blocked_since: int | None = Field(default=None, description="the progress deadline stands still from here on")
 
 

@@ -18,8 +18,17 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
     def explicit(self) -> dict[str, Any]:
-        """The fields the user set, nested, by their YAML names; defaults are absent."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        """The fields the user set, nested, by their YAML names; defaults and empty objects are absent."""
+        explicit: dict[str, Any] = _without_empty(self.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        return explicit
+
+
+def _without_empty(value: Any) -> Any:
+    """An empty object or list says nothing: written down or left out, it names the same thing in a hash."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _without_empty(part) for key, part in value.items()}
+    return {key: part for key, part in inner.items() if part not in ({}, [], None)}
 
 
 def _decimal_from_string(value: object) -> object:
@@ -38,7 +47,7 @@ def _kind(value: object) -> str:
 
 
 def _plain(value: Decimal) -> str:
-    return format(value, "f")
+    return format(value.normalize(), "f")  # "0.10" and "0.1" are one value and have one hash
 
 
 def _is_cron(value: str) -> str:
@@ -48,6 +57,14 @@ def _is_cron(value: str) -> str:
         raise ValueError(
             f'{value!r} is not a cron expression ({error}); expected five fields such as "0 3 * * *"'
         ) from None
+    return value
+
+
+def _has_no_credentials(value: str) -> str:
+    """A URI ends up in command lines, statuses and tags."""
+    authority = value.partition("://")[2].partition("/")[0]
+    if "@" in authority:
+        raise ValueError("found credentials in the URI; leave them out and name their Secret in storage.secretRef")
     return value
 
 
@@ -68,7 +85,9 @@ DecimalString = Annotated[
 Fraction = Annotated[DecimalString, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=32)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)]
-Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s\x00-\x1f]+$")]
+Uri = Annotated[
+    str, Field(min_length=1, max_length=1024, pattern=r"^[^\s\x00-\x1f]+$"), AfterValidator(_has_no_credentials)
+]
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_time_zone)]
 Cron = Annotated[str, Field(min_length=9, max_length=128), AfterValidator(_is_cron)]

@@ -64,13 +64,14 @@ def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: 
         return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), ignored + 1))
     if latest.state == "Running":
         return Pending(_knowing(candidate, slot, latest.attempt), message=f"{latest.name} is running")
-    grace_ends = latest.finished_at + REPORT_GRACE_S
+    ended_at = min(latest.finished_at, context.now)  # a clock that was ahead must not hold up what comes
+    grace_ends = ended_at + REPORT_GRACE_S
     if latest.state == "Succeeded" and context.now < grace_ends:
         return Pending(candidate, message=f"{latest.name} has finished; waiting for its report", next_at=grace_ends)
     failures = [workload for workload in seen if _counts(workload)]
     if _is_final(latest) or len(failures) >= limit:
         return _give_up(latest, len(failures))
-    next_at = latest.finished_at + _delay(len(failures)) if failures else context.now
+    next_at = ended_at + _delay(len(failures)) if failures else context.now
     if context.now < next_at:
         return Pending(candidate, message=f"{_why(latest)}; another attempt follows", next_at=next_at)
     return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), latest.attempt + 1))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION
+from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION, TAG_SLOT
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
-from retrieval_operator.domain.history import newest, refusal, retry_was_handled
+from retrieval_operator.domain.history import is_unknown, newest, refusal, retry_was_handled
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
 from retrieval_operator.domain.schedule import due_slot, slot_time
 
@@ -39,8 +39,7 @@ class Slots:
 def slots(context: Context, *, may_advance: bool) -> Slots:
     """Slots that count now. New ones are taken only while nothing is in flight and the object is not suspended."""
     champion, status, spec = context.champion, context.status, context.spec
-    cron, _, _ = (champion.slot if champion else "").partition("#")
-    training = max(status.training_slot, cron)
+    training = max([status.training_slot, *_recorded_slots(context)])
     refresh = max(status.refresh_slot, champion.refresh_slot if champion else "")
     if not may_advance:
         return Slots(training, refresh)
@@ -54,6 +53,13 @@ def slots(context: Context, *, may_advance: bool) -> Slots:
     return Slots(new_training or training, new_refresh or refresh, bool(new_training), bool(new_refresh))
 
 
+def _recorded_slots(context: Context) -> list[str]:
+    """Training slots that the champion and the registry's runs remember, whatever became of the status."""
+    runs = context.registry.runs.values() if context.registry else ()
+    slots = [run.tags.get(TAG_SLOT, "") for run in runs] + [context.champion.slot if context.champion else ""]
+    return [slot.partition("#")[0] for slot in slots]
+
+
 def _due(context: Context, expression: str | None, after: int) -> str:
     if expression is None:
         return ""
@@ -61,7 +67,7 @@ def _due(context: Context, expression: str | None, after: int) -> str:
     return due_slot(
         expression,
         data.time_zone,
-        after=after,
+        after=min(after, context.now),  # a slot from a clock that was ahead does not hold up those that come
         now=context.now,
         starting_deadline_s=data.starting_deadline_seconds,
     )
@@ -91,13 +97,11 @@ def wanted(context: Context, taken: Slots) -> Wanted | None:
 
 
 def _wanted_rollback(context: Context) -> Wanted | None:
+    """A former stack that has to be made ready first; one that is ready is switched to at once (`champion`)."""
     request = requested_rollback(context)
-    if request is None or request.target in context.observed.stacks:
+    if request is None:
         return None
-    entry = next((e for e in context.status.history if e.record is not None and e.record.stack == request.target), None)
-    if entry is None:
-        return None
-    return Wanted(CandidateKind.ROLLBACK, request.target, entry.revision)
+    return Wanted(CandidateKind.ROLLBACK, request.target.stack, request.target.revision)
 
 
 def _wanted_revision(context: Context, taken: Slots) -> Wanted | None:
@@ -145,6 +149,13 @@ def _wanted_serving(context: Context) -> Wanted | None:
     return Wanted(
         kind, stack, champion.revision, champion.slot, champion.refresh_slot, refused=refusal(context, kind, stack)
     )
+
+
+def may_begin(context: Context, wish: Wanted) -> bool:
+    """Not what was refused, not while suspended, and not before it is known whether it was refused."""
+    if wish.refused or context.spec.suspend:
+        return False
+    return wish.kind is CandidateKind.ROLLBACK or not is_unknown(context, wish.id)
 
 
 def is_still_wanted(context: Context, candidate: Candidate, wish: Wanted | None) -> bool:

@@ -13,6 +13,7 @@ from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_VERDICT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import (
     Candidate,
+    CandidateKind,
     Champion,
     GateVerdict,
     HistoryEntry,
@@ -24,7 +25,7 @@ from retrieval_operator.domain.history import (
     entry_of_promotion,
     entry_of_rollback,
     newest_part,
-    run_key,
+    verdict_runs,
     with_entry,
 )
 from retrieval_operator.domain.observed import Observed
@@ -37,10 +38,9 @@ BAKE_GRACE_S = 30
 
 @dataclass(frozen=True)
 class RollbackRequest:
-    """What a person asked for: `live` is the token of the champion they saw, `target` the stack to return to."""
+    """What a person asked for: `target` is the stack to return to, one that was live before."""
 
-    live: str
-    target: str
+    target: StackRecord
 
 
 def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
@@ -48,8 +48,8 @@ def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
     traffic, status = observed.traffic, model.status
     if traffic.live is None:
         return None
-    gates, evaluation_run = _judged(model, traffic.live.stack)
-    window = model.spec.rollback.window_seconds if _previous_is_kept(status.history, traffic.previous) else 0
+    gates, evaluation_run = _judged(model, traffic.live)
+    window = model.spec.rollback.window_seconds if former_is_kept(status.history, traffic.previous) else 0
     return Champion(
         **{name: getattr(traffic.live, name) for name in StackRecord.model_fields},
         promoted_at=traffic.switched_at,
@@ -60,20 +60,25 @@ def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
     )
 
 
-def _previous_is_kept(history: list[HistoryEntry], previous: str) -> bool:
-    """After a rollback the former stack is the bad one: there is no window for going back to it."""
+def former_is_kept(history: list[HistoryEntry], previous: str) -> bool:
+    """Whether the former stack is one to go back to: after a rollback it is the bad one, and goes at once."""
     entry = next((entry for entry in history if entry.record is not None and entry.record.stack == previous), None)
     return bool(previous) and (entry is None or entry.outcome not in REFUSING)
 
 
-def _judged(model: RetrievalModel, stack: str) -> tuple[list[GateVerdict], str]:
+def _judged(model: RetrievalModel, live: StackRecord) -> tuple[list[GateVerdict], str]:
     """The verdict that let this stack in and the run that holds its evaluation; nothing for a wiped status."""
     status = model.status
     for holder in (status.champion, status.candidate):
-        if holder is not None and holder.stack == stack:
+        if holder is not None and holder.stack == live.stack and holder.gates:
             return holder.gates, holder.evaluation_run
-    entry = next((e for e in status.history if e.record is not None and e.record.stack == stack), None)
+    # A refresh is not judged by these gates; what let its revision in still holds.
+    entry = next((e for e in status.history if _let_in(e, live)), None)
     return (entry.gates, entry.evaluation_run) if entry is not None else ([], "")
+
+
+def _let_in(entry: HistoryEntry, live: StackRecord) -> bool:
+    return bool(entry.gates) and entry.outcome == "Promoted" and entry.revision == live.revision
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ def settle(context: Context) -> Settled:
     kind, new_id = newest_part(champion, former)
     reached = status.candidate is not None and (_names(status.candidate, champion) or status.candidate.id == new_id)
     history, events = status.history, tuple[EmitEvent, ...]()
-    went_back = former is not None and former.stack != champion.stack and _was_promoted(history, champion)
+    promoted_again = reached and status.candidate is not None and status.candidate.kind is not CandidateKind.ROLLBACK
+    moved = former is not None and former.stack != champion.stack
+    went_back = moved and not promoted_again and _was_promoted(history, champion)
     if former is not None and went_back:
         history, events = _rolled_back(history, former, champion)
     if reached or not went_back:
@@ -110,7 +117,11 @@ def settle(context: Context) -> Settled:
 def _is_recorded(history: list[HistoryEntry], champion: Champion, former: Champion | None) -> bool:
     """Nothing moved since the last status, or the last status was lost but the history holds this promotion."""
     if former is not None:
-        return former.stack == champion.stack and former.promoted_at == champion.promoted_at
+        return (former.stack, former.revision, former.promoted_at) == (
+            champion.stack,
+            champion.revision,
+            champion.promoted_at,
+        )
     return any(entry.at == champion.promoted_at and entry.outcome == "Promoted" for entry in history)
 
 
@@ -145,9 +156,19 @@ def requested_rollback(context: Context) -> RollbackRequest | None:
     value = context.model.metadata.annotations.get(ROLLBACK_ANNOTATION, "")
     live, _, target = value.partition(":")
     champion = context.champion
-    if champion is None or not target or live != champion.token or target == champion.stack:
+    if champion is None or live != champion.token or target == champion.stack:
         return None
-    return RollbackRequest(live, target)
+    record = _former_record(context, target)
+    return RollbackRequest(record) if record is not None else None
+
+
+def _former_record(context: Context, stack: str) -> StackRecord | None:
+    """A stack that was live before. No annotation may bring in one that never passed its gates and verification."""
+    for entry in context.status.history:
+        if entry.outcome == "Promoted" and entry.record is not None and entry.record.stack == stack:
+            return entry.record
+    running = context.observed.stacks.get(stack)
+    return running.record if running is not None and stack == context.observed.traffic.previous else None
 
 
 def rollback_actions(context: Context) -> tuple[Action, ...]:
@@ -157,7 +178,7 @@ def rollback_actions(context: Context) -> tuple[Action, ...]:
         return ()
     request = requested_rollback(context)
     if request is not None:
-        stack = context.observed.stacks.get(request.target)
+        stack = context.observed.stacks.get(request.target.stack)
         return _switch_back(context, champion, stack.record, "asked for") if stack and stack.is_ready else ()
     if not context.spec.rollback.automatic or context.now >= champion.baking_until:
         return ()
@@ -172,9 +193,8 @@ def _switch_back(context: Context, champion: Champion, record: StackRecord, why:
     switch = SwitchTraffic(record=record, observed_version=context.observed.traffic.version)
     event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message)
     entry = entry_of_rollback(champion, record, message, context.now)
-    run = context.registry.runs.get(run_key(entry.kind, entry.id)) if context.registry else None
-    tag: tuple[Action, ...] = (TagRun(run_id=run.run_id, tags={TAG_VERDICT: "RolledBack"}),) if run else ()
-    return (switch, event, *tag)
+    runs = verdict_runs(context.registry, entry.kind, entry.id)
+    return (switch, event, *(TagRun(run_id=run.run_id, tags={TAG_VERDICT: "RolledBack"}) for run in runs))
 
 
 def failed_bake_check(context: Context, champion: Champion) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.spec import RetrievalModelSpec
 
 
@@ -44,7 +45,6 @@ EFFECTS: Mapping[str, Effect] = {
     "evaluation": Effect.IN_PLACE,
     "promotion": Effect.IN_PLACE,
     "rollback": Effect.IN_PLACE,
-    "revisionHistoryLimit": Effect.IN_PLACE,
     "deletionPolicy": Effect.IN_PLACE,
 }
 _COST = list(Effect)
@@ -72,12 +72,13 @@ def effect_of_change(old: RetrievalModelSpec, new: RetrievalModelSpec) -> Effect
     return min(effects, key=_COST.index, default=Effect.IN_PLACE)
 
 
-def immutable_fields(spec: RetrievalModelSpec) -> dict[str, str]:
+def immutable_fields(model: RetrievalModel) -> dict[str, str]:
     """Values that may never change, by path, as they are in effect (so that adding a default explicitly is fine)."""
+    spec = model.spec
     return {
         "spec.storage.uri": spec.storage.uri,
         "spec.registry.connection": spec.registry.connection,
-        "spec.registry.name": spec.registry.name or "",
+        "spec.registry.name": model.registered_model_name,
         "spec.index.engine": spec.index.engine,
     }
 

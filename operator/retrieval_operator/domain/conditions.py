@@ -72,7 +72,7 @@ def conditions(context: Context, found: Found) -> list[Condition]:
     """The list to write: in a fixed order, each with the object's generation."""
     said: dict[ConditionType, _Said] = {
         ConditionType.READY: _ready(context, found),
-        ConditionType.PROMOTED: _promoted(found),
+        ConditionType.PROMOTED: _promoted(context, found),
         ConditionType.DEPENDENCIES_READY: _dependencies(context),
         ConditionType.SUSPENDED: _suspended(context),
         **_milestones(found),
@@ -111,13 +111,21 @@ def _ready(context: Context, found: Found) -> _Said:
     return _Said("False", Reason.CHAMPION_NOT_READY, f"stack {found.champion.stack} {why}")
 
 
-def _promoted(found: Found) -> _Said:
+def _not_begun(context: Context) -> tuple[Reason, str]:
+    if context.spec.suspend:
+        return Reason.SUSPENDED, "the object is suspended"
+    return Reason.REGISTRY_UNAVAILABLE, "MLflow is not reachable; going on when it is back"
+
+
+def _promoted(context: Context, found: Found) -> _Said:
     if found.stalled is not None:
         return _Said("False", *found.stalled)
     if found.candidate is not None:
         return _Said("False", _STEP_REASON[found.candidate.step], found.candidate.message)
-    if found.wish is not None:
+    if found.wish is not None and found.wish.refused:
         return _Said("False", _refusal_reason(found), found.wish.refused)
+    if found.wish is not None:
+        return _Said("False", *_not_begun(context))
     if found.champion is None:
         return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
     return _Said("True", Reason.PROMOTED, f"stack {found.champion.stack} is champion")

@@ -14,10 +14,9 @@ No state but what is observed is needed: with an empty status the same pass reac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import FINALIZER
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
 from retrieval_operator.domain import candidates, upkeep
@@ -26,14 +25,16 @@ from retrieval_operator.domain.changes import immutable_fields
 from retrieval_operator.domain.conditions import Found, conditions, phase
 from retrieval_operator.domain.context import Context, Ended, Passed, Waiting, cut, failed, with_facts
 from retrieval_operator.domain.deletion import decide_deletion
-from retrieval_operator.domain.history import entry_of_end, newest, with_entry
+from retrieval_operator.domain.history import entry_of_end, entry_of_tag, newest, with_entry
 from retrieval_operator.domain.milestones import MILESTONES
 from retrieval_operator.domain.observed import Observed
-from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SetFinalizer
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan
 from retrieval_operator.domain.schedule import next_slot_at
 
 # Steps with their own bound, or none: a training may take days, a reviewer too.
 _WITHOUT_DEADLINE = frozenset({Step.TRAINING, Step.AWAITING_APPROVAL})
+# Longer than a server or program takes to start again on the machines this was tried on (30 s under load). Gut feeling.
+_OVERDUE_GRACE_S = 120
 # Watches wake the queue; this is the safety net while something is in flight.
 _IN_FLIGHT_REQUEUE_S = 15.0
 
@@ -43,14 +44,14 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     context = Context(model, observed, now, champion_of(model, observed))
     if model.metadata.deletion_timestamp is not None:
         return decide_deletion(context)
-    changed = _immutable_problem(context)
-    if changed is not None:
-        return _plan(context, _Pass(settle(context).history, model.status.candidate), stalled=changed)
     settled = settle(context)
     done = _Pass(settled.history, settled.candidate, actions=settled.events)
     back = rollback_actions(context)
     if back:
         return _plan(context, done.having(*back), why="going back to the former stack")
+    changed = _immutable_problem(context)
+    if changed is not None:
+        return _plan(context, done, stalled=changed)
     return _forward(context, done)
 
 
@@ -67,15 +68,7 @@ class _Pass:
     requeue_after_s: float | None = None
 
     def having(self, *actions: Action) -> _Pass:
-        return _Pass(
-            self.history,
-            self.candidate,
-            self.wish,
-            (*self.actions, *actions),
-            self.slots,
-            self.retry,
-            self.requeue_after_s,
-        )
+        return replace(self, actions=(*self.actions, *actions))
 
 
 def _forward(context: Context, done: _Pass) -> Plan:
@@ -83,13 +76,16 @@ def _forward(context: Context, done: _Pass) -> Plan:
     done = _retried(context, done)
     context = _with_history(context, done.history)
     done = _chosen(context, done)
-    if done.candidate is not None and not context.spec.suspend:
-        done = _advanced(context, done, done.candidate)
-    return _plan(context, done)
+    if done.candidate is None:
+        return _plan(context, done)
+    if context.spec.suspend:
+        since = done.candidate.blocked_since or context.now
+        return _plan(context, replace(done, candidate=with_facts(done.candidate, blocked_since=since)))
+    return _plan(context, _advanced(context, done, done.candidate))
 
 
 def _retried(context: Context, done: _Pass) -> _Pass:
-    """A person's new retry: refusals of what is wanted are lifted, attempts so far do not count."""
+    """A person's new retry: refusals are lifted, attempts so far do not count."""
     token = candidates.new_retry(context)
     if not token:
         return done
@@ -98,7 +94,11 @@ def _retried(context: Context, done: _Pass) -> _Pass:
     if candidate is not None:
         ignored = candidates.highest_attempts(context)
         candidate = with_facts(candidate, ignored_attempts=ignored, step_started_at=context.now, blocked_since=None)
-    return _Pass(history, candidate, actions=done.actions, retry=token)
+    else:
+        wish = candidates.wanted(context, candidates.slots(context, may_advance=False))
+        if wish is not None and wish.refused and newest(history, wish.id) is None:
+            history = with_entry(history, entry_of_tag(context, wish.kind, wish.id, wish.revision))
+    return replace(done, history=history, candidate=candidate, retry=token)
 
 
 def _refuses(entry: HistoryEntry) -> bool:
@@ -123,10 +123,13 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
         history = with_entry(history, entry_of_end(ended, context.now))
         actions = (*actions, EmitEvent(type="Normal", reason=Reason.SUPERSEDED, message=message))
         candidate = None
-    if candidate is None and wish is not None and not wish.refused and not context.spec.suspend:
+    if candidate is None and wish is not None and candidates.may_begin(context, wish):
         candidate = candidates.new_candidate(context, wish, history)
-        wish = None
-    return _Pass(history, candidate, wish if candidate is None else None, actions, taken, done.retry)
+    waits = wish if candidate is None else None
+    requeue = _IN_FLIGHT_REQUEUE_S if waits is not None and context.registry is None else None
+    return replace(
+        done, history=history, candidate=candidate, wish=waits, actions=actions, slots=taken, requeue_after_s=requeue
+    )
 
 
 def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
@@ -139,8 +142,8 @@ def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
     moved = _moved(context, candidate, outcome)
     events = _step_event(candidate, moved)
     requeue = outcome.requeue_after_s or _IN_FLIGHT_REQUEUE_S
-    actions = (*done.actions, *outcome.actions, *events)
-    return _Pass(done.history, moved, None, actions, done.slots, done.retry, requeue)
+    done = done.having(*outcome.actions, *events)
+    return replace(done, candidate=moved, wish=None, requeue_after_s=requeue)
 
 
 def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
@@ -153,15 +156,31 @@ def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
 
 
 def _within_deadline(context: Context, before: Candidate, waiting: Waiting) -> Waiting | Ended:
-    """A step that makes no progress ends the candidate; the clock stands still while something outside is awaited."""
+    """A step that makes no progress ends the candidate; the clock stands still while something outside is awaited.
+
+    It also ran while nobody worked (a laptop asleep, a control plane that was down), so being over it once is not
+    enough: only what is still stuck after a grace has ended.
+    """
     if waiting.step in _WITHOUT_DEADLINE or waiting.blocked or waiting.step is not before.step or before.blocked_since:
         return waiting
-    elapsed = context.now - before.step_started_at
     limit = context.spec.promotion.progress_deadline_seconds
-    if elapsed <= limit:
+    if context.now - _clock_start(context, before) <= limit:
         return waiting
+    overdue = before.overdue_since or context.now
+    if context.now - overdue < _OVERDUE_GRACE_S:
+        return replace(waiting, candidate=with_facts(waiting.candidate, overdue_since=overdue))
     message = f"{waiting.step} made no progress for {limit} s (promotion.progressDeadlineSeconds): {waiting.message}"
     return failed(waiting.candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+
+
+def _clock_start(context: Context, candidate: Candidate) -> int:
+    """The step's start, or that of its newest attempt: an attempt has a deadline of its own."""
+    starts = [
+        workload.started_at
+        for workload in context.observed.workloads
+        if candidate.attempts.get(f"{workload.step}-{workload.key}") == workload.attempt
+    ]
+    return max([candidate.step_started_at, *starts])
 
 
 def _moved(context: Context, before: Candidate, waiting: Waiting) -> Candidate:
@@ -175,6 +194,7 @@ def _moved(context: Context, before: Candidate, waiting: Waiting) -> Candidate:
         step_started_at=started,
         message=cut(waiting.message),
         blocked_since=(before.blocked_since or context.now) if waiting.blocked else None,
+        overdue_since=waiting.candidate.overdue_since if same_step else None,
     )
 
 
@@ -195,11 +215,12 @@ def _ended(context: Context, done: _Pass, ended: Ended) -> _Pass:
     event = EmitEvent(type="Warning", reason=ended.reason, message=cut(message))
     taken = done.slots or candidates.slots(context, may_advance=False)
     wish = candidates.wanted(_with_history(context, history), taken)
-    return _Pass(history, None, wish, (*done.actions, *ended.actions, event), taken, done.retry, 1.0)
+    done = done.having(*ended.actions, event)
+    return replace(done, history=history, candidate=None, wish=wish, slots=taken, requeue_after_s=1.0)
 
 
 def _immutable_problem(context: Context) -> tuple[Reason, str] | None:
-    accepted, now = context.status.immutable, immutable_fields(context.spec)
+    accepted, now = context.status.immutable, immutable_fields(context.model)
     changed = [
         f"{path}: found {now[path]!r}, accepted before {accepted[path]!r}; set it back, or make a new object"
         for path in now
@@ -214,13 +235,12 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
     retry = done.retry or status.handled_retry
     suspended = context.spec.suspend
     actions = (
+        *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
         *done.actions,
-        *upkeep.champion_upkeep(context),
         *upkeep.stopped_workloads(context, done.candidate, suspended=suspended),
         *upkeep.collected_stacks(context, done.candidate, done.history),
         *upkeep.collected_workloads(context),
         *upkeep.projections(context, done.candidate, done.history, retry),
-        *_finalizer(context),
     )
     found = Found(context.champion, done.candidate, done.wish, done.history, stalled)
     new_status = RetrievalModelStatus(
@@ -234,16 +254,10 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
         handled_retry=retry,
         training_slot=done.slots.training if done.slots else status.training_slot,
         refresh_slot=done.slots.refresh if done.slots else status.refresh_slot,
-        immutable=status.immutable or immutable_fields(context.spec),
+        immutable=status.immutable or immutable_fields(context.model),
     )
     explained = why or _why(found, context)
     return Plan(actions=actions, status=new_status, requeue_after_s=_requeue(context, done), why=explained)
-
-
-def _finalizer(context: Context) -> tuple[Action, ...]:
-    wanted = context.spec.deletion_policy == "Delete"
-    present = FINALIZER in context.model.metadata.finalizers
-    return (SetFinalizer(present=wanted),) if wanted != present else ()
 
 
 def _why(found: Found, context: Context) -> str:
@@ -253,6 +267,8 @@ def _why(found: Found, context: Context) -> str:
         return found.stalled[1]
     if found.candidate is not None:
         return f"{found.candidate.step}: {found.candidate.message}"
+    if found.wish is not None and not found.wish.refused:
+        return "MLflow is not reachable; what it knows decides whether this may begin"
     if found.wish is not None:
         entry = newest(found.history, found.wish.id)
         ending = f" ({entry.outcome})" if entry is not None else ""

@@ -83,6 +83,7 @@ class EvaluationReport(Report):
     kind: Literal["evaluation"]
     candidate: Identity
     champion: Identity | None
+    as_of: int
     leakage: str | None
     gates: tuple[GateEvidence, ...]
     collapsed: bool

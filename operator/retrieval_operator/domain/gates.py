@@ -90,7 +90,8 @@ def _findings(
     if gate.max_regression is not None:
         findings.append(_against_champion(found, gate.max_regression, report, settings))
     if gate.max_drop_from_best is not None:
-        findings.append(_against_best(found, gate.max_drop_from_best, best))
+        known = [value for value in (best, found.champion_value) if value is not None]
+        findings.append(_against_best(found, gate.max_drop_from_best, max(known, default=None)))
     return findings
 
 

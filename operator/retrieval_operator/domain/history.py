@@ -7,27 +7,30 @@ and so do verdict tags in the registry, so that a wiped status neither retrains 
 from __future__ import annotations
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES, TAG_RETRY, TAG_VERDICT
+from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES, TAG_RETRY, TAG_STACK, TAG_VERDICT
 from retrieval_operator.api.status import CandidateKind, Champion, HistoryEntry, StackRecord
 from retrieval_operator.domain.context import Context, Ended, cut
-from retrieval_operator.domain.identity import verification_key
+from retrieval_operator.domain.observed import RegistryObserved, RunObserved
 
 REFUSING = frozenset({"Rejected", "Inconclusive", "Failed", "RolledBack"})
 
 
 def newest(history: list[HistoryEntry], candidate_id: str) -> HistoryEntry | None:
-    return next((entry for entry in history if entry.id == candidate_id), None)
+    """The newest verdict about it; that something else was asked for meanwhile (Superseded) is none."""
+    return next((entry for entry in history if entry.id == candidate_id and entry.outcome != "Superseded"), None)
 
 
-def run_key(kind: CandidateKind, candidate_id: str) -> str:
-    """The run whose verdict tag speaks for a candidate, as `step:key`."""
-    match kind:
-        case CandidateKind.REFRESH:
-            return f"index:{candidate_id}"
-        case CandidateKind.SERVING | CandidateKind.ROLLBACK:
-            return f"verify:{verification_key(candidate_id, '')}"
-        case _:
-            return f"train:{candidate_id}"
+def verdict_runs(registry: RegistryObserved | None, kind: CandidateKind, candidate_id: str) -> list[RunObserved]:
+    """The runs whose verdict tags speak for a candidate: its training, its index build, or its verifications."""
+    if registry is None:
+        return []
+    if kind in (CandidateKind.SERVING, CandidateKind.ROLLBACK):
+        return [
+            run for run in registry.runs.values() if run.step == "verify" and run.tags.get(TAG_STACK) == candidate_id
+        ]
+    step = "index" if kind is CandidateKind.REFRESH else "train"
+    run = registry.runs.get(f"{step}:{candidate_id}")
+    return [run] if run is not None else []
 
 
 def refusal(context: Context, kind: CandidateKind, candidate_id: str) -> str:
@@ -36,9 +39,19 @@ def refusal(context: Context, kind: CandidateKind, candidate_id: str) -> str:
     if entry is not None:
         refused = entry.outcome in REFUSING and not entry.retried
         return f"{entry.outcome}: {entry.message}" if refused else ""
-    run = context.registry.runs.get(run_key(kind, candidate_id)) if context.registry else None
-    verdict = run.tags.get(TAG_VERDICT, "") if run else ""
+    verdict = tagged_verdict(context, kind, candidate_id)
     return f"{verdict}, says the registry's tag {TAG_VERDICT}" if verdict in REFUSING else ""
+
+
+def tagged_verdict(context: Context, kind: CandidateKind, candidate_id: str) -> str:
+    """The verdict that the registry remembers, "" for none."""
+    verdicts = [run.tags.get(TAG_VERDICT, "") for run in verdict_runs(context.registry, kind, candidate_id)]
+    return next((verdict for verdict in verdicts if verdict), "")
+
+
+def is_unknown(context: Context, candidate_id: str) -> bool:
+    """Neither the history nor the registry can say whether this was refused: then nothing is begun."""
+    return context.registry is None and newest(context.status.history, candidate_id) is None
 
 
 def retry_was_handled(context: Context, token: str) -> bool:
@@ -52,11 +65,13 @@ def retry_was_handled(context: Context, token: str) -> bool:
 def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
     """Newest first, at most 10; a second entry about the same event replaces the first.
 
-    The two newest promotions stay however many refusals follow them: they are what traffic can go back to.
+    The two newest promotions stay however many refusals follow them: they are what traffic can go back to. So does the
+    newest that was judged by gates: refreshes are not.
     """
     rest = [old for old in history if (old.id, old.outcome, old.at) != (entry.id, entry.outcome, entry.at)]
     entries = [entry, *rest]
-    promotions = [old for old in entries if old.outcome == "Promoted"][:2]
+    promotions = [old for old in entries if old.outcome == "Promoted"]
+    promotions = [*promotions[:2], *[old for old in promotions if old.gates and old.kind is CandidateKind.REVISION][:1]]
     while len(entries) > HISTORY_MAX_ENTRIES:
         entries.remove(next(old for old in reversed(entries) if old not in promotions))
     return entries
@@ -76,6 +91,21 @@ def entry_of_end(ended: Ended, now: int) -> HistoryEntry:
         evaluation_run=candidate.evaluation_run,
         step=candidate.step,
         record=ended.record,
+    )
+
+
+def entry_of_tag(context: Context, kind: CandidateKind, candidate_id: str, revision: str) -> HistoryEntry:
+    """A refusal that only the registry remembers, taken into the history as one that a person has lifted."""
+    verdict = tagged_verdict(context, kind, candidate_id)
+    return HistoryEntry(
+        id=candidate_id,
+        kind=kind,
+        revision=revision,
+        outcome="Failed",
+        reason=Reason.ALREADY_REFUSED,
+        message=f"the registry remembers {verdict}; a retry was asked for",
+        at=context.now,
+        retried=True,
     )
 
 

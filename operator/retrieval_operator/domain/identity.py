@@ -67,6 +67,7 @@ def evaluation_generation_key(spec: RetrievalModelSpec, bundle_id: str, data_uri
             "bundle": bundle_id,
             "data": [data_uri, spec.data.revision],
             "index": _chosen(spec.index.explicit(), _GENERATION_FIELDS),
+            **_chosen(spec.model.explicit(), ("servedDimension",)),
         },
     )
 

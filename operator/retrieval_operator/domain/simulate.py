@@ -106,6 +106,7 @@ def _evaluation_report(arguments: Mapping[str, str]) -> dict[str, Any]:
         "kind": "evaluation",
         "candidate": _identity(arguments["--candidate-bundle"], arguments["--candidate-generation"]),
         "champion": _identity(arguments["--champion-bundle"], arguments["--champion-generation"]) if champion else None,
+        "asOf": 1,
         "leakage": None,
         "gates": gates,
         "collapsed": False,
@@ -275,7 +276,10 @@ class World:
 
     def _switch(self, record: StackRecord, observed_version: str) -> None:
         live = self.traffic.live
-        if observed_version != self.traffic.version or (live is not None and live.stack == record.stack):
+        if observed_version != self.traffic.version or live == record:
+            return
+        if live is not None and live.stack == record.stack:
+            self.traffic = replace(self.traffic, live=record, version=str(int(self.traffic.version) + 1))
             return
         self.created.append(f"switch to {record.stack}")
         self.traffic = TrafficObserved(

@@ -17,9 +17,10 @@ from retrieval_operator.api.constants import (
     TAG_VERDICT,
 )
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, Step
+from retrieval_operator.domain.champion import former_is_kept
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.describe import version_description
-from retrieval_operator.domain.history import REFUSING, record_of_champion, run_key
+from retrieval_operator.domain.history import record_of_champion, verdict_runs
 from retrieval_operator.domain.observed import RegistryObserved, VersionObserved
 from retrieval_operator.domain.plan import (
     Action,
@@ -61,9 +62,8 @@ def kept_stacks(context: Context, candidate: Candidate | None, history: list[His
     if champion is None:
         return kept
     kept.add(champion.stack)
-    refused = {e.record.stack for e in history if e.record is not None and e.outcome in REFUSING}
     connections_end = traffic.switched_at + context.spec.serving.connection_age_seconds
-    if traffic.previous not in refused and context.now < max(champion.baking_until, connections_end):
+    if former_is_kept(history, traffic.previous) and context.now < max(champion.baking_until, connections_end):
         kept.add(traffic.previous)
     return kept
 
@@ -145,12 +145,10 @@ def _was_recorded(context: Context) -> bool:
 def _verdicts(context: Context, registry: RegistryObserved, history: list[HistoryEntry]) -> list[Action]:
     actions: list[Action] = []
     for entry in _newest_per_id(history):
-        if entry.outcome == "Superseded":
-            continue
         verdict = "" if entry.retried else str(entry.outcome)
-        run = registry.runs.get(run_key(entry.kind, entry.id))
-        if run is not None and run.tags.get(TAG_VERDICT, "") != verdict:
-            actions.append(TagRun(run_id=run.run_id, tags={TAG_VERDICT: verdict}))
+        for run in verdict_runs(registry, entry.kind, entry.id):
+            if run.tags.get(TAG_VERDICT, "") != verdict:
+                actions.append(TagRun(run_id=run.run_id, tags={TAG_VERDICT: verdict}))
         version = _version_of(registry, entry) if entry.kind is CandidateKind.REVISION else None
         if version is not None and version.tags.get(TAG_VERDICT, "") != verdict:
             actions.append(DescribeVersion(version=version.number, tags={TAG_VERDICT: verdict}))
@@ -160,7 +158,7 @@ def _verdicts(context: Context, registry: RegistryObserved, history: list[Histor
 def _retry_tag(registry: RegistryObserved, history: list[HistoryEntry], retry: str) -> list[Action]:
     """Remember outside the status that a retry was acted on."""
     retried = [entry for entry in _newest_per_id(history) if entry.retried]
-    runs = [run for entry in retried if (run := registry.runs.get(run_key(entry.kind, entry.id)))]
+    runs = [run for entry in retried for run in verdict_runs(registry, entry.kind, entry.id)]
     return [
         TagRun(run_id=run.run_id, tags={TAG_RETRY: retry}) for run in runs if retry and run.tags.get(TAG_RETRY) != retry
     ]
@@ -198,6 +196,8 @@ def _approval_prompt(registry: RegistryObserved, candidate: Candidate | None) ->
 def _newest_per_id(history: list[HistoryEntry]) -> list[HistoryEntry]:
     seen: dict[str, HistoryEntry] = {}
     for entry in history:
+        if entry.outcome == "Superseded":
+            continue
         seen.setdefault(entry.id, entry)
     return list(seen.values())
 

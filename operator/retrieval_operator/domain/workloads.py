@@ -17,7 +17,6 @@ class WorkloadStep(StrEnum):
     EVALUATE = "eval"
     INDEX_SERVING = "index"
     VERIFY = "verify"
-    COLLECT = "collect"
 
 
 @dataclass(frozen=True, kw_only=True)

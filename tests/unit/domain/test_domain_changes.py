@@ -9,7 +9,14 @@ import pytest
 
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.spec import RetrievalModelSpec
-from retrieval_operator.domain.changes import EFFECTS, Effect, changed_paths, effect_of, effect_of_change
+from retrieval_operator.domain.changes import (
+    EFFECTS,
+    Effect,
+    changed_paths,
+    effect_of,
+    effect_of_change,
+    immutable_fields,
+)
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
 
 CHANGES: dict[str, tuple[Any, Effect]] = {
@@ -49,8 +56,7 @@ CHANGES: dict[str, tuple[Any, Effect]] = {
     "evaluation.k": ([10], Effect.IN_PLACE),
     "promotion.mode": ("Manual", Effect.IN_PLACE),
     "rollback.windowSeconds": (5, Effect.IN_PLACE),
-    "revisionHistoryLimit": (3, Effect.IN_PLACE),
-    "deletionPolicy": ("Delete", Effect.IN_PLACE),
+    "deletionPolicy": ("Retain", Effect.IN_PLACE),
 }
 
 
@@ -91,6 +97,5 @@ def test_changed_paths_are_those_a_person_edited(make: Callable[..., RetrievalMo
 
 
 def test_writing_down_an_immutable_default_is_no_change_of_it(make: Callable[..., RetrievalModel]) -> None:
-    from retrieval_operator.domain.changes import immutable_fields
-
-    assert immutable_fields(make({"spec.index.engine": "faiss"}).spec) == immutable_fields(make().spec)
+    written = {"spec.index.engine": "faiss", "spec.registry.name": "default.feed"}
+    assert immutable_fields(make(written)) == immutable_fields(make())

@@ -565,3 +565,240 @@ def test_conditions_keep_their_rules_in_every_pass(make: Make, stop_after: int) 
     assert all(len(c.message) <= 1024 for c in plan.status.conditions)
     assert found[ConditionType.READY].status == "True"
     assert plan.status.observed_generation == 2
+
+
+class SlowStacks(World):
+    """A world in which a server needs some passes until it is ready."""
+
+    def tick(self, seconds: int = 1) -> None:
+        super().tick(seconds)
+        for stack, found in self.stacks.items():
+            if self.now - found.created_at < 6:
+                self.stacks[stack] = replace(found, ready_replicas=0)
+
+
+def test_a_rollback_to_a_collected_stack_waits_for_its_server(make: Make) -> None:
+    world = SlowStacks()
+    model = second_life(make, world)
+    older = world.traffic.previous
+    world.tick(10_000)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    created = len(world.created)
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    run_until_settled(asking, world)
+    assert world.traffic.live.stack == older
+    assert world.created[created:] == [f"stack {older}", f"switch to {older}"]
+
+
+def same_bundle(workload: WorkloadSpec) -> Outcome:
+    """Two trainings that give the same bytes, as a seeded one does."""
+    report, bundle = passing_report(workload), "b-1111111111111111"
+    if workload.step == "train":
+        report["id"] = bundle
+    if "bundleId" in report and "count" not in report:
+        report["bundleId"] = bundle
+    for who in ("candidate", "champion"):
+        if report.get(who):
+            report[who]["bundleId"] = bundle
+    return Outcome(report=report)
+
+
+def test_a_retraining_that_gives_the_same_bundle_ends_and_is_not_done_again(make: Make) -> None:
+    world = World(outcomes=same_bundle)
+    status = live(make, world)
+    switched_at = world.traffic.switched_at
+    again = make(status=status, annotations={"retrieval-operator.io/retrain": "1"})
+    final = run_until_settled(again, world)[-1][1].status
+    assert world.traffic.switched_at == switched_at, "no client noticed"
+    assert final.champion.revision != status.champion.revision
+    assert (final.history[0].outcome, final.phase) == ("Promoted", "Live")
+    before = list(world.created)
+    run_until_settled(make(annotations={"retrieval-operator.io/retrain": "1"}), world)  # status wiped
+    assert world.created == before
+
+
+def test_going_back_to_an_earlier_manifest_is_a_promotion_and_not_a_rollback(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    world.tick(10)
+    reverted = run_until_settled(make(status=model.status, generation=3), world)[-1][1].status
+    assert [entry.outcome for entry in reverted.history] == ["Promoted"] * 3
+    assert world.traffic.previous in world.stacks, "the stack it left is kept for the rollback window"
+    world.tick(10)
+    once_more = make({"spec.data.revision": "2"}, status=reverted, generation=4)
+    assert run_until_settled(once_more, world)[-1][1].status.phase == "Baking"
+
+
+def test_after_a_wiped_status_nothing_begins_before_the_registry_can_say_what_was_refused(make: Make) -> None:
+    world = World()
+    model = second_life(make, world)
+    second = {"spec.data.revision": "2"}
+    newer, older = world.traffic.live.stack, world.traffic.previous
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    run_until_settled(make(second, status=model.status, generation=2, annotations=asked), world)
+    world.registry_is_up = False
+    wiped = make(second, generation=2)
+    for _ in range(3):
+        wiped, plan = step(wiped, world)
+        assert plan.status.candidate is None
+    world.registry_is_up = True
+    run_until_settled(wiped, world)
+    assert world.traffic.live.stack == older != newer
+
+
+@pytest.mark.parametrize("at", [Step.DEPLOYING, Step.VERIFYING])
+def test_an_annotation_cannot_promote_a_stack_that_was_never_live(make: Make, at: Step) -> None:
+    world = SlowStacks()
+    status = live(make, world)
+    second = {"spec.data.revision": "2"}
+    model = until(make(second, status=status, generation=2), world, at)
+    dark = model.status.candidate.stack
+    asked = {"retrieval-operator.io/rollback": f"{status.champion.token}:{dark}"}
+    step(make(second, status=model.status, generation=2, annotations=asked), world)
+    assert world.traffic.live.stack == status.champion.stack
+
+
+def test_another_served_width_is_evaluated_anew(make: Make) -> None:
+    world = World()
+    wide = {"spec.model.servedDimension": 128}
+    status = live(make, world, wide)
+    second = {"spec.data.revision": "2"}
+    model = until(make(wide | second, status=status, generation=2), world, Step.INDEXING_SERVING)
+    run_until_settled(make({"spec.model.servedDimension": 64} | second, status=model.status, generation=3), world)
+    widths = [
+        spec.arguments[spec.arguments.index("--served-dimension") + 1]
+        for spec in world.specs.values()
+        if spec.step == "idxeval"
+    ]
+    assert widths == ["128", "128", "64"]
+
+
+def test_a_verification_that_failed_once_does_not_take_the_rollback_window_away(make: Make) -> None:
+    fails = True
+
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        report = passing_report(workload)
+        return Outcome(report=report | {"matched": 40} if report.get("kind") == "verification" and fails else report)
+
+    world = World(outcomes=outcome)
+    status = run_until_settled(make(), world)[-1][1].status
+    fails = False
+    retried = make(status=status, annotations={"retrieval-operator.io/retry": "once more"})
+    status = run_until_settled(retried, world)[-1][1].status
+    first = world.traffic.live.stack
+    run_until_settled(make({"spec.data.revision": "2"}, status=status, generation=2), world)
+    assert first in world.stacks
+
+
+def test_suspension_for_longer_than_the_progress_deadline_does_not_fail_the_candidate(make: Make) -> None:
+    world = World()
+    model = until(make(), world, Step.EVALUATING)
+    suspended = make({"spec.suspend": True}, status=model.status, generation=2)
+    suspended, _ = step(suspended, world)
+    world.tick(10_000)
+    suspended, _ = step(suspended, world)
+    assert run_until_settled(make(status=suspended.status, generation=3), world)[-1][1].status.phase == "Live"
+
+
+def test_a_night_without_a_control_plane_does_not_fail_the_candidate(make: Make) -> None:
+    world = World()
+    model = until(make(), world, Step.INDEXING_SERVING)
+    world.now += 50_000
+    assert run_until_settled(model, world)[-1][1].status.phase == "Live"
+
+
+def test_a_retry_lifts_a_refusal_that_only_the_registry_remembers(make: Make) -> None:
+    fails = True
+
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        return Outcome(exit_code=65) if fails else all_pass(workload)
+
+    world = World(outcomes=outcome)
+    run_until_settled(make(), world)
+    run_until_settled(make(), world)  # deleted and applied again: no status
+    fails = False
+    retried = make(annotations={"retrieval-operator.io/retry": "mended"})
+    assert run_until_settled(retried, world)[-1][1].status.phase == "Live"
+
+
+def test_an_approval_does_not_outlive_a_retry(make: Make) -> None:
+    world = World()
+    manual = {"spec.promotion.mode": "Manual"}
+    status = live(make, world)
+    second = manual | {"spec.data.revision": "2"}
+    model = until(make(second, status=status, generation=2), world, Step.AWAITING_APPROVAL)
+    model, _ = step(model, world)
+    bundle = next(bundle for bundle, version in world.versions.items() if version.number == "2")
+    world.versions[bundle] = replace(world.versions[bundle], tags={**world.versions[bundle].tags, "approved_by": "ana"})
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{world.traffic.previous}"}
+    back = run_until_settled(make(second, status=model.status, generation=2, annotations=asked), world)[-1][1].status
+    retried = make(second, status=back, generation=2, annotations=asked | {"retrieval-operator.io/retry": "again"})
+    final = run_until_settled(retried, world)[-1][1].status
+    assert final.candidate.step is Step.AWAITING_APPROVAL
+
+
+@pytest.mark.parametrize(
+    ("step_name", "lie"),
+    [
+        ("idxeval", {"kind": "serving"}),
+        ("eval", {"asOf": 2}),
+        ("eval", {"candidate": {"generationId": "g-ffffffffffffffff"}}),
+    ],
+)
+def test_evidence_of_another_kind_generation_or_time_is_no_evidence(
+    make: Make, step_name: str, lie: dict[str, Any]
+) -> None:
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        report = passing_report(workload)
+        if workload.step == step_name:
+            told = lie if "candidate" not in lie else {"candidate": report["candidate"] | lie["candidate"]}
+            report |= told
+        return Outcome(report=report)
+
+    assert run_until_settled(make(), World(outcomes=outcome))[-1][1].status.champion is None
+
+
+def test_writing_down_the_default_name_of_the_registered_model_changes_nothing(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    named = make({"spec.registry": {"name": "default.feed"}}, status=status, generation=2)
+    assert run_until_settled(named, world)[-1][1].status.phase == "Live"
+
+
+def test_a_scheduled_training_goes_on_when_the_status_is_wiped_after_its_starting_deadline(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 0 * * *", "metadata.creationTimestamp": 1_700_000_000}
+    model = make(hourly)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    world.now += 24 * 3600
+    for _ in range(2):  # the slot is taken and its training runs
+        plan = decide(model, world.observe(), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+    running = [name for name, workload in world.workloads.items() if workload.state == "Running"]
+    world.now += 2 * 3600
+    plan = decide(with_status(model, RetrievalModelStatus()), world.observe(), world.now)
+    assert plan.status.candidate is not None
+    assert [workload.name for workload in world.workloads.values() if workload.state == "Running"] == running
+    assert not any(type(action).__name__ == "StopWorkload" for action in plan.actions)
+
+
+def test_a_clock_that_was_ahead_does_not_hold_up_the_next_attempt(make: Make) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=1), now=5_000_000)
+    model = make()
+    for _ in range(3):
+        model, _ = step(model, world)
+    world.now -= 2_592_000
+    plan = decide(model, world.observe(), world.now)
+    assert plan.requeue_after_s is not None and plan.requeue_after_s <= 600
+
+
+def test_the_champions_repair_comes_before_what_a_candidate_wants(make: Make) -> None:
+    world = World()
+    status = live(make, world)
+    world.stacks.clear()
+    plan = decide(make({"spec.data.revision": "2"}, status=status, generation=2), world.observe(), world.now)
+    assert type(plan.actions[0]).__name__ == "CreateStack"

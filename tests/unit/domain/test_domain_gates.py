@@ -23,6 +23,7 @@ def report(entry: dict[str, Any] | None, *, champion: bool = True, **more: Any) 
     document = {
         "formatVersion": 1,
         "kind": "evaluation",
+        "asOf": 1,
         "candidate": ids,
         "champion": ids if champion else None,
         "leakage": None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from retrieval_operator.adapters.local.surroundings import local_directory
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.changes import immutable_fields
 from retrieval_operator.ports import Rejected
 
 # Presets of the trainer, such as `preset:tiny`, are names and no paths.
@@ -25,22 +27,18 @@ def check(manifest: RetrievalModel, current: RetrievalModel | None, others: Sequ
 
 
 def storage_prefix(model: RetrievalModel) -> str:
-    """Where all files of the object live, normalised; `file:///data` and `/data` are the same place."""
-    uri = f"{model.spec.storage.uri.rstrip('/')}/{model.key}"
-    parts = urlsplit(uri)
-    path = str(PurePosixPath(parts.path))
-    return path if parts.scheme in {"", "file"} else f"{parts.scheme}://{parts.netloc}{path}"
+    """Where all files of the object live, normalised; `file:///data`, `/data` and `/x/../data` are the same place."""
+    uri = model.spec.storage.uri
+    directory, parts = local_directory(uri), urlsplit(uri)
+    root, path = ("", directory) if directory is not None else (f"{parts.scheme}://{parts.netloc}", parts.path)
+    # Two leading slashes would stay two: POSIX gives them a meaning of their own.
+    return f"{root}/{posixpath.normpath(f'{path}/{model.key}').lstrip('/')}"
 
 
 def _immutable_changes(manifest: RetrievalModel, current: RetrievalModel) -> Iterator[str]:
-    new, old = manifest.spec, current.spec
-    fields = {
-        "spec.registry.connection": (new.registry.connection, old.registry.connection),
-        "spec.registry.name": (manifest.registered_model_name, current.registered_model_name),
-        "spec.storage.uri": (new.storage.uri, old.storage.uri),
-        "spec.index.engine": (new.index.engine, old.index.engine),
-    }
-    for path, (found, expected) in fields.items():
+    accepted = immutable_fields(current)
+    for path, found in immutable_fields(manifest).items():
+        expected = accepted[path]
         if found != expected:
             yield f"{path}: found {found!r}, expected {expected!r} (immutable); delete the object to change it"
 

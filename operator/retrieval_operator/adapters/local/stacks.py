@@ -5,7 +5,8 @@
 
 stack.json is what is wanted; the processes follow it. A wrapper restarts a server that exits, up to a limit, also
 while no control plane runs; a server whose wrapper is gone (killed, or the machine was restarted) is started again by
-the next `create`, or by the next look when `repairs` is on.
+the next `create`, or by the next look when `repairs` is on. A replica that gave up beside others that are ready is
+started again in the same way, after a rest; when none is ready the stack has failed, and `decide` says what follows.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.pod import Pod
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.observed import StackObserved
-from retrieval_operator.ports import Gone, Rejected
+from retrieval_operator.ports import Rejected, Stale
 
 SERVER = "retrieval-encoder-server"
 # Drain, then KILL. Requests take at most seconds; half of Kubernetes' default termination grace of 30 s.
 _GRACE_S = 15.0
 # Five starts with 0.5, 1, 2, 4 s between them: a port that is freed late, a file that appears late. A gut feeling.
 _RESTARTS = Restarts(limit=4, backoff_s=0.5, max_backoff_s=10.0, final_codes=tuple(sorted(FINAL_EXIT_CODES)))
+# The servers beside it prove that bundle and generation are sound, so trying again is worth it. A gut feeling.
+_REST_S = 30.0
 _PROBE_TIMEOUT_S = 2.0
 # Loopback HTTP only. httpx would load the certificate bundle for each client: 20 ms, and 1 MB.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -58,6 +61,7 @@ class LocalStacks:
         programs: ProgramTable = PROGRAMS,
         grace_s: float = _GRACE_S,
         restarts: Restarts = _RESTARTS,
+        rest_s: float = _REST_S,
     ) -> None:
         self._home = home
         self._supervisor = supervisor
@@ -65,6 +69,7 @@ class LocalStacks:
         self._programs = programs
         self._grace_s = grace_s
         self._restarts = restarts
+        self._rest_s = rest_s
 
     async def observe(self, model: RetrievalModel) -> Mapping[str, StackObserved]:
         if self._repairs:
@@ -72,7 +77,7 @@ class LocalStacks:
         wanted = {path.name: self._read(model, path) for path in self._home.stacks(model.key).glob("[!.]*")}
         async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S, trust_env=False, verify=_NO_TLS) as client:
             tasks = [
-                self._observe_stack(client, self._home.stack(model.key, stack), document)
+                self._observe_stack(client, model, self._home.stack(model.key, stack), document)
                 for stack, document in sorted(wanted.items())
                 if document
             ]
@@ -108,7 +113,7 @@ class LocalStacks:
         with self._home.locked(_lock_name(model.key)):
             document = self._read(model, directory)
             if document is None:
-                raise Gone(f"stack {stack} of {model.key} does not exist")
+                raise Stale(f"stack {stack} of {model.key} does not exist any more")
             if len(document["ports"]) != replicas:
                 # Written first: the proxy sends nothing more to a replica before it is stopped.
                 self._write_ports(model, directory, document, replicas=replicas)
@@ -129,7 +134,7 @@ class LocalStacks:
             remove_stack(self._supervisor, directory)
 
     def _repair(self, model: RetrievalModel) -> None:
-        """Start what is wanted and gone. A server that gave up is left alone: it said why.
+        """Start what is wanted and gone. A server that gave up is left alone: it said why (but see `_revive`).
 
         While somebody changes the stacks (a removal drains for seconds) nothing is done: the next look will.
         """
@@ -139,6 +144,12 @@ class LocalStacks:
                     self._run_wanted(model, directory, revive_failed=False)
                 elif (directory / "removed.json").exists():
                     remove_stack(self._supervisor, directory)  # a removal that was cut
+
+    def _revive(self, model: RetrievalModel, directory: Path) -> None:
+        """Start those that gave up again, unless somebody changes the stacks: then the next look will."""
+        with suppress(Busy), self._home.locked(_lock_name(model.key), timeout_s=0):
+            if self._read(model, directory):
+                self._run_wanted(model, directory, revive_failed=True)
 
     def _run_wanted(self, model: RetrievalModel, directory: Path, *, revive_failed: bool) -> None:
         document = self._read(model, directory)
@@ -201,7 +212,7 @@ class LocalStacks:
         return document if document and document["owner"] == model.metadata.uid else None
 
     async def _observe_stack(
-        self, client: httpx.AsyncClient, directory: Path, document: Mapping[str, Any]
+        self, client: httpx.AsyncClient, model: RetrievalModel, directory: Path, document: Mapping[str, Any]
     ) -> StackObserved:
         record = StackRecord.model_validate(document["record"])
         ports: list[int] = document["ports"]
@@ -215,6 +226,8 @@ class LocalStacks:
         )
         gone = [process for process in processes if process and _has_given_up(process)]
         ready_ports = [port for port in ready if port]
+        if self._repairs and ready_ports and gone and all(self._has_rested(process) for process in gone):
+            await asyncio.to_thread(self._revive, model, directory)
         return StackObserved(
             record=record,
             ready_replicas=len(ready_ports),
@@ -223,6 +236,9 @@ class LocalStacks:
             created_at=document["created_at"],
             failed=_failure(gone[0]) if gone and not ready_ports else "",
         )
+
+    def _has_rested(self, process: ProcessObserved) -> bool:
+        return process.exit is not None and time.time() - process.exit.finished_at >= self._rest_s
 
 
 def remove_stack(supervisor: Supervisor, directory: Path) -> None:
@@ -242,9 +258,8 @@ def server_environment(name: str, record: StackRecord) -> dict[str, str]:
         "EXPECTED_GENERATION_ID": record.generation_id,
         "MODEL_NAME": name,
     }
-    optional = {"CONNECTION_AGE_SECONDS": "connectionAgeSeconds", "SERVED_DIMENSION": "servedDimension"}
-    chosen = {variable: record.serving.get(field) for variable, field in optional.items()}
-    return environment | {variable: str(value) for variable, value in chosen.items() if value is not None}
+    age = record.serving.get("connectionAgeSeconds")
+    return environment | ({"CONNECTION_AGE_SECONDS": str(age)} if age is not None else {})
 
 
 async def _is_ready(client: httpx.AsyncClient, port: int, record: StackRecord) -> int:

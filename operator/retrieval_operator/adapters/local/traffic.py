@@ -72,7 +72,7 @@ class LocalTraffic:
     def _switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
         with self._home.locked(lock_name(model.key)):
             before = self._read(model)
-            if before and before["live"]["stack"] == record.stack:
+            if before and before["live"] == record.document():
                 return
             version = before["version"] if before else _NEVER
             if version != observed_version:
@@ -80,6 +80,10 @@ class LocalTraffic:
             stack_file = self._home.stack(model.key, record.stack) / "stack.json"
             if not stack_file.exists():
                 raise Stale(f"stack {record.stack} of {model.key} does not exist any more")
+            if before and before["live"]["stack"] == record.stack:
+                relabelled = {"live": record.document(), "version": str(int(version) + 1)}
+                write_json(self._home.traffic_file(model.key), before | relabelled)
+                return
             port = before["port"] if before else self._new_port(model.key)
             self._have_it_listen(model.key, port)
             write_json(

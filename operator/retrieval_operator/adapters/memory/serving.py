@@ -10,7 +10,7 @@ from retrieval_operator.adapters.memory.faults import Clock, Fake
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.observed import StackObserved, TrafficObserved
-from retrieval_operator.ports import Gone, Rejected, Stale
+from retrieval_operator.ports import Rejected, Stale
 
 # (owner's uid, stack id)
 RunningStacks = Mapping[tuple[str, str], StackObserved]
@@ -32,12 +32,16 @@ class MemoryTraffic(Fake[Mapping[str, TrafficObserved]]):
     async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
         with self._call("switch", record.stack):
             before = self._of(model.metadata.uid)
-            if before.live and before.live.stack == record.stack:
+            if before.live == record:
                 return
             if before.version != observed_version:
                 raise Stale(f"the traffic is at version {before.version}, not {observed_version}")
             if not self._stacks.exists(model.metadata.uid, record.stack):
                 raise Stale(f"stack {record.stack} does not exist any more")
+            if before.live and before.live.stack == record.stack:
+                relabelled = dataclasses.replace(before, live=record, version=str(int(before.version) + 1))
+                self._change({**self._now, model.metadata.uid: relabelled})
+                return
             self.switches.append(record.stack)
             after = TrafficObserved(
                 live=record,
@@ -93,7 +97,7 @@ class MemoryStacks(Fake[RunningStacks]):
             identity = (model.metadata.uid, stack)
             existing = self._now.get(identity)
             if existing is None:
-                raise Gone(f"stack {stack} does not exist")
+                raise Stale(f"stack {stack} does not exist any more")
             ready = replicas if self.ready_at_once else min(existing.ready_replicas, replicas)
             self._update(identity, replicas=replicas, ready_replicas=ready)
 

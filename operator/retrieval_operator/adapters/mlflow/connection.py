@@ -38,12 +38,7 @@ class Connection(BaseModel):
     @field_validator("uri", "public_uri")
     @classmethod
     def _is_plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError('expected an address such as "https://mlflow.example.com"')
-        if parts.username or parts.password:
-            raise ValueError("holds a user or password; put them into the files of the credentials directory")
-        return value.rstrip("/")
+        return plain_address(value) if value else value
 
     @property
     def host(self) -> str:
@@ -75,6 +70,20 @@ class Connection(BaseModel):
             return ssl.create_default_context(cafile=str(self.ca_file))
         except (OSError, ssl.SSLError) as error:
             raise Rejected(f"the CA file {self.ca_file} of the MLflow connection cannot be used: {error}") from error
+
+
+def plain_address(value: str) -> str:
+    """The address of an MLflow without a slash at its end. Raises ValueError, never repeating the value."""
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its message may hold the password
+        sound = False
+    if not sound:
+        raise ValueError('expected an address such as "https://mlflow.example.com"')
+    if "@" in parts.netloc:
+        raise ValueError("holds a user or password; put them into the files of the credentials directory")
+    return value.rstrip("/")
 
 
 class MountedCredentials(httpx.Auth):

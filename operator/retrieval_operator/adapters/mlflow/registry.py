@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import httpx
 
@@ -45,49 +46,65 @@ class MlflowRegistry:
 
     async def observe(self, model: RetrievalModel) -> RegistryObserved:
         """`page` is the experiment's, with all runs and their plots, or MLflow's own before there is an experiment."""
-        server, owner = self._server(model), self._owner(model)
-        runs = await server.runs.observe(owner, _experiment(model))
-        versions, aliases = await server.versions.observe(owner, model.registered_model_name)
+        owner = self._owner(model)
+        with self._server(model) as server:
+            runs = await server.runs.observe(owner, _experiment(model))
+            versions, aliases = await server.versions.observe(owner, model.registered_model_name)
         experiment_id = server.runs.known_experiment_id(_experiment(model))
         page = server.pages.experiment(experiment_id) if experiment_id else server.pages.home()
         return RegistryObserved(runs=runs, versions=versions, aliases=aliases, page=page)
 
     async def ensure_run(self, model: RetrievalModel, run: EnsureRun) -> None:
-        await self._server(model).runs.ensure(self._owner(model), _experiment(model), run)
+        with self._server(model) as server:
+            await server.runs.ensure(self._owner(model), _experiment(model), run)
 
     async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None:
-        await self._server(model).runs.tag(run_id, tags)
+        with self._server(model) as server:
+            await server.runs.tag(run_id, tags)
 
     async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None:
-        server = self._server(model)
-        run = await server.runs.get(version.run_id)
-        await server.versions.register(self._owner(model), model.registered_model_name, version, run)
+        with self._server(model) as server:
+            run = await server.runs.get(version.run_id)
+            await server.versions.register(self._owner(model), model.registered_model_name, version, run)
 
     async def describe_version(
         self, model: RetrievalModel, version: str, tags: Mapping[str, str], description: str | None
     ) -> None:
-        await self._server(model).versions.describe(model.registered_model_name, version, tags, description)
+        with self._server(model) as server:
+            await server.versions.describe(model.registered_model_name, version, tags, description)
 
     async def set_alias(self, model: RetrievalModel, alias: str, version: str) -> None:
-        await self._server(model).versions.set_alias(model.registered_model_name, alias, version)
+        with self._server(model) as server:
+            await server.versions.set_alias(model.registered_model_name, alias, version)
 
     def _owner(self, model: RetrievalModel) -> str:
         return f"{self._cluster}/{model.key}"
 
-    def _server(self, model: RetrievalModel) -> _Server:
+    @contextmanager
+    def _server(self, model: RetrievalModel) -> Iterator[_Server]:
+        """The object's MLflow. Raises Rejected for an unknown one, and when an answer is JSON that is not MLflow's."""
         name = model.spec.registry.connection
         if name not in self._servers:
             raise Rejected(
                 f"spec.registry.connection: found {name!r}, the operator is configured with "
                 f"{', '.join(sorted(self._servers)) or 'no connection at all'}"
             )
-        return self._servers[name]
+        server = self._servers[name]
+        try:
+            yield server
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found = f"without the field {error}" if isinstance(error, KeyError) else f"of another shape ({error})"
+            raise Rejected(
+                f"{server.uri} answered with JSON {found}, which is not MLflow's; check that this is the address of "
+                "an MLflow server and that no gateway answers in its place"
+            ) from error
 
 
 class _Server:
     """One MLflow and what is remembered of it."""
 
     def __init__(self, connection: Connection, rest: RestClient, now: Callable[[], float]) -> None:
+        self.uri = connection.uri
         self.rest = rest
         self.pages = Pages(connection)
         self.runs = Runs(rest, now)

@@ -118,12 +118,16 @@ class RestClient:
     async def pages(
         self, method: str, path: str, field: str, query: Mapping[str, Any]
     ) -> AsyncIterator[dict[str, Any]]:
-        """Every entry of a search, page by page: the objects under `field` of the answers."""
+        """Every entry of a search, page by page: the objects under `field` of the answers.
+
+        Raises KeyError for an answer that holds something else instead.
+        """
         token = ""
         while True:
             page = {**query, "max_results": PAGE_SIZE} | ({"page_token": token} if token else {})
             answer = await (self.get(path, page) if method == "GET" else self.post(path, page))
-            for entry in answer.get(field, []):
+            # MLflow leaves an empty list out, and then its answer is empty: anything else is not "there are none".
+            for entry in answer[field] if answer.keys() - {"next_page_token"} else []:
                 yield entry
             token = answer.get("next_page_token", "")
             if not token:

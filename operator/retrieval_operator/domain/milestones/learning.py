@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import TAG_BUNDLE_ID, TAG_BUNDLE_URI, TAG_REVISION
+from retrieval_operator.api.constants import TAG_BUNDLE_ID, TAG_BUNDLE_URI, TAG_REVISION, TAG_SLOT
 from retrieval_operator.api.status import Candidate, Step
 from retrieval_operator.domain import commands
 from retrieval_operator.domain.context import Context, Ended, Passed, Progress, Waiting, failed, with_facts
@@ -23,6 +23,7 @@ def trained(context: Context, candidate: Candidate) -> Progress:
         title=f"revision {candidate.revision}",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.TRAINING_FAILED,
+        tags={TAG_REVISION: candidate.revision, TAG_SLOT: candidate.slot},
     )
     if isinstance(report, Waiting | Ended):
         return report

@@ -53,9 +53,9 @@ def _indexed(context: Context, candidate: Candidate, step: WorkloadStep, bundle_
         generation = read(IndexReport, report)
     except Unreadable as error:
         return failed(candidate, Reason.INDEXING_FAILED, f"the {whose}'s MANIFEST.json is not readable: {error}")
-    if generation.bundle_id != bundle_id:
-        found = f"the {whose}'s evaluation index names {generation.bundle_id}, expected {bundle_id}"
-        return failed(candidate, Reason.INTEGRITY_FAILED, found)
+    if (generation.bundle_id, generation.kind) != (bundle_id, "evaluation"):
+        found = f"the {whose}'s index is a {generation.kind} one of {generation.bundle_id}"
+        return failed(candidate, Reason.INTEGRITY_FAILED, f"{found}, expected an evaluation one of {bundle_id}")
     return Passed(candidate)
 
 
@@ -106,15 +106,27 @@ def _evaluation_report(context: Context, candidate: Candidate) -> EvaluationRepo
 
 
 def _about_the_same(context: Context, candidate: Candidate, evaluation: EvaluationReport) -> EvaluationReport | Ended:
-    """Evidence about other bundles is no evidence."""
-    champion = context.champion.bundle_id if context.champion else None
-    found = (evaluation.candidate.bundle_id, evaluation.champion.bundle_id if evaluation.champion else None)
-    if found != (candidate.bundle_id, champion):
-        message = (
-            f"evaluation.json is about {found[0]} against {found[1]}, expected {candidate.bundle_id} against {champion}"
-        )
+    """Evidence about other bundles, other index generations or another time is no evidence."""
+    _, own, other = _evaluation(context, candidate)
+    expected = [_generation(context, WorkloadStep.INDEX_EVALUATION, own)]
+    found = [evaluation.candidate]
+    if context.champion is not None:
+        expected.append(_generation(context, WorkloadStep.INDEX_CHAMPION, other))
+    if evaluation.champion is not None:
+        found.append(evaluation.champion)
+    said = [(part.bundle_id, part.generation_id, evaluation.as_of) for part in found]
+    asked = [(part.bundle_id, part.id, part.as_of) for part in expected]
+    if said != asked:
+        message = f"evaluation.json is about (bundle, generation, asOf) {said}, expected {asked}"
         return failed(candidate, Reason.EVALUATION_FAILED, message)
     return evaluation
+
+
+def _generation(context: Context, step: WorkloadStep, key: str) -> IndexReport:
+    """The report of an evaluation generation; the milestones before this one have read it."""
+    report = context.registry.report(step, key) if context.registry else None
+    assert report is not None, "an evaluation follows its index generations"
+    return read(IndexReport, report)
 
 
 def gates_passed(context: Context, candidate: Candidate) -> Progress:

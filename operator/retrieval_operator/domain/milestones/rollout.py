@@ -12,9 +12,11 @@ from retrieval_operator.api.constants import (
     TAG_APPROVED_BY,
     TAG_AWAITING,
     TAG_REJECTED_BY,
+    TAG_STACK,
 )
-from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, StackRecord, Step
+from retrieval_operator.api.status import Candidate, CandidateKind, StackRecord, Step
 from retrieval_operator.domain import commands, gates
+from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context, Ended, Passed, Progress, Waiting, cut, failed, with_facts
 from retrieval_operator.domain.evidence import IndexReport, Unreadable, VerificationReport, read
 from retrieval_operator.domain.identity import digest, generation_key, serving_hash, stack_id, verification_key
@@ -91,7 +93,8 @@ def _stack_of(context: Context, candidate: Candidate, generation: IndexReport) -
 def record_of(context: Context, candidate: Candidate) -> StackRecord | None:
     """All that is needed to run the candidate's stack; None while its generation is not known."""
     if candidate.kind is CandidateKind.ROLLBACK:
-        return _kept_record(context, candidate.stack)
+        request = requested_rollback(context)
+        return request.target if request is not None else None
     if candidate.kind is CandidateKind.SERVING and context.champion is not None:
         return _reserved(context, candidate)
     report = _serving_generation(context, candidate)
@@ -129,11 +132,6 @@ def _reserved(context: Context, candidate: Candidate) -> StackRecord:
     )
 
 
-def _kept_record(context: Context, stack: str) -> StackRecord | None:
-    entries: list[HistoryEntry] = context.status.history
-    return next((entry.record for entry in entries if entry.record is not None and entry.record.stack == stack), None)
-
-
 def deployed(context: Context, candidate: Candidate) -> Progress:
     """The dark stack runs and its servers matched their expected ids."""
     record = record_of(context, candidate)
@@ -166,6 +164,7 @@ def verified(context: Context, candidate: Candidate) -> Progress:
         title=f"verification of stack {record.stack}",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.VERIFICATION_FAILED,
+        tags={TAG_STACK: record.stack},
     )
     if isinstance(report, Waiting | Ended):
         return report
@@ -194,9 +193,9 @@ def _stack(context: Context, record: StackRecord) -> StackObserved:
     return context.observed.stacks[record.stack]
 
 
-def approval_token(candidate: Candidate) -> str:
-    """What an approval names: this stack after this verdict, so that an older approval does not count."""
-    verdict = digest("verdict", {"gates": [gate.document() for gate in candidate.gates]})
+def approval_token(candidate: Candidate, retry: str) -> str:
+    """What an approval names: this stack after this verdict and retry, so that an older answer does not count."""
+    verdict = digest("verdict", {"gates": [gate.document() for gate in candidate.gates], "retry": retry})
     return f"{candidate.stack}-{verdict}"
 
 
@@ -204,7 +203,7 @@ def approved(context: Context, candidate: Candidate) -> Progress:
     """In Manual mode a person says so: a tag on the MLflow version, or an annotation on the object."""
     if context.spec.promotion.mode == "Automatic":
         return Passed(candidate)
-    token = approval_token(candidate)
+    token = approval_token(candidate, context.status.handled_retry)
     candidate = with_facts(candidate, approval_token=token)
     annotations = context.model.metadata.annotations
     tags = _reviewer_tags(context, candidate, token)

@@ -29,6 +29,7 @@ def report_of(
     title: str,
     limit: int,
     given_up: Reason,
+    tags: Mapping[str, str] | None = None,
 ) -> Mapping[str, Any] | Waiting | Ended:
     """The report of a piece of work; else what is done to get it.
 
@@ -39,7 +40,7 @@ def report_of(
     run = context.registry.runs.get(f"{wanted.step}:{wanted.key}")
     if run is None:
         parent = "" if wanted.key == candidate.revision else candidate.revision
-        ensure = EnsureRun(step=wanted.step, key=wanted.key, name=title, parent_key=parent)
+        ensure = EnsureRun(step=wanted.step, key=wanted.key, name=title, parent_key=parent, tags=tags or {})
         return Waiting(step, candidate, actions=(ensure,), message="creating the MLflow run")
     if run.report is not None:
         return run.report
