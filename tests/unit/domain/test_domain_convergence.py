@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +30,7 @@ class Disturbance:
     status_lost: bool = False  # the status was wiped before this pass
     registry_away: bool = False
     without_time: bool = False  # nothing that runs makes progress meanwhile
+    unready: bool = False  # no server is ready at this moment
 
 
 disturbances = st.builds(
@@ -40,6 +41,7 @@ disturbances = st.builds(
     status_lost=st.integers(0, 9).map(lambda draw: draw == 0),
     registry_away=st.integers(0, 4).map(lambda draw: draw == 0),
     without_time=st.booleans(),
+    unready=st.booleans(),
 )
 
 
@@ -48,6 +50,8 @@ def disturbed(model: RetrievalModel, world: World, plan_of_trouble: list[Disturb
     seen: list[Observed] = []
     for trouble in plan_of_trouble:
         world.registry_is_up = not trouble.registry_away
+        if trouble.unready:
+            world.stacks |= {stack: replace(found, ready_replicas=0) for stack, found in world.stacks.items()}
         seen.append(world.observe())
         if trouble.status_lost:
             model = with_status(model, RetrievalModelStatus())
@@ -141,6 +145,24 @@ def test_a_status_wiped_at_any_step_neither_retrains_nor_promotes_again(
 
     assert set(work_of(world).values()) == {1}
     assert sum(entry.startswith("switch") for entry in world.created) == 1
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trouble=st.lists(disturbances, max_size=40), turns=st.lists(st.sampled_from("123"), max_size=4))
+def test_a_manifest_that_goes_back_and_forth_ends_where_it_was_left(
+    make: Callable[..., RetrievalModel], trouble: list[Disturbance], turns: list[str]
+) -> None:
+    world, model = World(), make()
+    share = max(1, len(trouble) // (len(turns) + 1))
+    for number, revision in enumerate(["1", *turns]):
+        model = make({"spec.data.revision": revision}, status=model.status, generation=number + 1)
+        model = disturbed(model, world, trouble[number * share : (number + 1) * share])
+    final, _ = run_until_settled(model, world, passes=SETTLED_BY)[-1]
+
+    assert world.traffic.live is not None
+    assert world.traffic.live.revision == revision_hash(final.spec, "")
+    assert "RolledBack" not in [entry.outcome for entry in final.status.history], "nobody rolled anything back"
+    assert set(work_of(world).values()) == {1}
 
 
 def test_a_settled_object_asks_for_no_write(make: Callable[..., RetrievalModel]) -> None:
