@@ -40,7 +40,8 @@ def configure_logging(level: int = logging.INFO) -> None:
             renderers[chosen],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # The stream of each moment: in a test, or under a redirection, stderr is another one later.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
 

@@ -7,10 +7,12 @@ What ends a pass, and when the next one comes:
     acted        something was done                              at once: its effect has to be observed
     repeated     the very same actions as in the pass before     backed off: the world has not followed yet
     stale        somebody was faster (Stale)                     at once, then backed off
-    delayed      a port said "not now" (Retryable)               backed off; the actions after it were not tried
-    refused      a port said "never" (Rejected)                  backed off; people read the reason in an Event
+    delayed      a port said "not now" (Retryable)               backed off; the actions after it were not tried (1)
+    refused      a port said "never" (Rejected)                  backed off (1); people read the reason in an Event
     gone         the object does not exist any more (Gone)       never
     crashed      anything else, a defect                         backed off
+
+(1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
 """
 
 from __future__ import annotations
@@ -188,22 +190,38 @@ class Controller:
     async def _perform(
         self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
     ) -> PortError | None:
-        """Perform in order. Returns what stopped it, if the status may be written all the same."""
+        """Perform in order. Returns the first trouble, if the status may be written all the same.
+
+        Trouble ends it; trouble of the registry only skips the registry's other actions.
+        """
+        registry_trouble: PortError | None = None
         for action in actions:
-            if isinstance(action, REGISTRY_ACTIONS):
+            of_registry = isinstance(action, REGISTRY_ACTIONS)
+            if of_registry and registry_trouble is not None:
+                continue
+            if of_registry:
                 self._registry_views.pop(model.key, None)
-            self._on_action("before", action)
-            try:
-                await perform(self._ports, model, action, now)
-            except (Stale, Gone):
-                raise  # the status describes an object that is not this one any more
-            except Retryable as error:
-                return error
-            except Rejected as error:
-                await self._ports.models.emit(model, _refusal(action, error), now)
-                return error
-            record.actions.append(type(action).__name__)
-            self._on_action("after", action)
+            trouble = await self._perform_one(model, action, now, record)
+            if trouble is not None and not of_registry:
+                return registry_trouble or trouble
+            registry_trouble = registry_trouble or trouble
+        return registry_trouble
+
+    async def _perform_one(
+        self, model: RetrievalModel, action: Action, now: int, record: PassRecord
+    ) -> Retryable | Rejected | None:
+        self._on_action("before", action)
+        try:
+            await perform(self._ports, model, action, now)
+        except (Stale, Gone):
+            raise  # the status describes an object that is not this one any more
+        except Retryable as error:
+            return error
+        except Rejected as error:
+            await self._ports.models.emit(model, _refusal(action, error), now)
+            return error
+        record.actions.append(type(action).__name__)
+        self._on_action("after", action)
         return None
 
     def _result(self, key: str, plan: Plan) -> PassResult:

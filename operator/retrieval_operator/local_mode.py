@@ -132,6 +132,8 @@ class Watch:
                 await self.look()
             except PortError as error:
                 _log.warning("the home cannot be watched", error=str(error))
+            except Exception:  # the boundary: trouble with a directory must not end the control plane
+                _log.exception("the home cannot be watched")
             await _pause(stop, interval_s)
 
     async def add_all(self) -> None:
@@ -145,7 +147,7 @@ class Watch:
         keys = set(await self._ports.models.keys())
         resync = loop.time() >= self._resync_at
         if resync or self._seen.keys() - keys:
-            await self._collect_garbage()
+            await self._try_to_collect_garbage()
         if resync:
             self._seen.clear()
             self._resync_at = loop.time() + _RESYNC_S
@@ -158,8 +160,17 @@ class Watch:
             del self._seen[key]
             self._queue.add(key)
 
+    async def _try_to_collect_garbage(self) -> None:
+        """What cannot be collected waits for the next time; the living objects are watched all the same."""
+        try:
+            await self._collect_garbage()
+        except PortError as error:
+            _log.warning("garbage cannot be collected", error=str(error))
+        except Exception:
+            _log.exception("garbage cannot be collected")
+
     async def _look_at(self, key: str) -> object:
-        """A value that is another one after each change that a pass should see; None when it cannot be told."""
+        """A value that is another one after each change that a pass should see; None for an object that is gone."""
         try:
             model = await self._ports.models.get(key)
             if model is None:
@@ -169,6 +180,10 @@ class Watch:
             traffic = await self._ports.traffic.observe(model)
         except PortError as error:
             return str(error)  # a pass says it to people
+        except Exception as error:  # a damaged file, a defect: the other objects must not suffer
+            if repr(error) != self._seen.get(key):
+                _log.exception("an object cannot be watched", object=key)
+            return repr(error)
         return (
             model.metadata,
             [(workload.name, workload.state) for workload in workloads],

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from retrieval_operator.adapters.mlflow.connection import plain_address
 from retrieval_operator.api.types import Name
 
 ENVIRONMENT_PREFIX = "RETRIEVAL_OPERATOR_"
@@ -32,11 +33,17 @@ def default_home() -> Path:
 class Settings(BaseSettings):
     """Every setting is one environment variable: `mlflow_uri` is RETRIEVAL_OPERATOR_MLFLOW_URI."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it may hold a password
+    )
 
     home: Path = Field(default_factory=default_home, description="local mode keeps everything below this directory")
     mlflow_uri: str | None = Field(
-        default=None, pattern=r"^https?://", description="an MLflow that already runs; default: local mode runs its own"
+        default=None, description="an MLflow that already runs; default: local mode runs its own"
     )
     cluster: Name = Field(default="local", description="first part of the owner tag in the registry")
     ports: dict[str, Annotated[int, Field(ge=1, le=65_535)]] = Field(
@@ -55,6 +62,11 @@ class Settings(BaseSettings):
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
 
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _is_plain_address(cls, value: str | None) -> str | None:
+        return None if value is None else plain_address(value)
+
 
 def load_settings() -> Settings:
     """Settings from the environment. Raises InvalidSettings naming each variable that cannot be used."""
@@ -62,7 +74,14 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = [
-            f"{ENVIRONMENT_PREFIX}{str(detail['loc'][0]).upper()}: found {detail['input']!r}; {detail['msg']}"
+            f"{ENVIRONMENT_PREFIX}{str(detail['loc'][0]).upper()}: found {_shown(detail['input'])}; {detail['msg']}"
             for detail in error.errors(include_url=False)
         ]
         raise InvalidSettings("\n".join(problems)) from None
+
+
+def _shown(value: object) -> str:
+    """The value as it was found, without what may be a user and password: everything before the last `@`."""
+    text = repr(value)
+    before, at, host = text.rpartition("@")
+    return f"{before[:1]}…@{host}" if at else text

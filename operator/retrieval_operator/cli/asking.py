@@ -1,10 +1,11 @@
-"""What people can ask of an object: each request as the one annotation that carries it. Pure; the commands set it."""
+"""What people can ask of an object: each request as the annotation that carries it. Pure; the commands set it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.constants import (
     APPROVE_ANNOTATION,
     REJECT_ANNOTATION,
@@ -32,13 +33,13 @@ class Request:
 def approval(model: RetrievalModel) -> Request:
     """Let the waiting candidate take over. Raises NothingToAsk."""
     token, stack = _waiting_candidate(model)
-    return Request({APPROVE_ANNOTATION: token}, f"stack {stack} is approved")
+    return Request({APPROVE_ANNOTATION: token, REJECT_ANNOTATION: None}, f"stack {stack} is approved")
 
 
 def rejection(model: RetrievalModel) -> Request:
     """Refuse the waiting candidate. Raises NothingToAsk."""
     token, stack = _waiting_candidate(model)
-    return Request({REJECT_ANNOTATION: token}, f"stack {stack} is rejected")
+    return Request({REJECT_ANNOTATION: token, APPROVE_ANNOTATION: None}, f"stack {stack} is rejected")
 
 
 def rollback(model: RetrievalModel, target: str, former: str) -> Request:
@@ -61,9 +62,9 @@ def rollback(model: RetrievalModel, target: str, former: str) -> Request:
 
 
 def retry(model: RetrievalModel, now: int) -> Request:
-    """Fresh attempts for what failed. Raises NothingToAsk when nothing did."""
-    ended = model.status.history[0].outcome if model.status.history else "Promoted"
-    if model.status.candidate is None and ended == "Promoted":
+    """Fresh attempts for what failed. Raises NothingToAsk when nothing is stalled or in flight."""
+    is_stalled = any(condition.type is ConditionType.STALLED for condition in model.status.conditions)
+    if model.status.candidate is None and not is_stalled:
         raise NothingToAsk("nothing has failed and nothing is in flight")
     return Request({RETRY_ANNOTATION: clock_time(now)}, "what failed gets fresh attempts")
 

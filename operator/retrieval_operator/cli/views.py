@@ -200,7 +200,6 @@ def _champion(champion: Champion, spec: RetrievalModelSpec, now: int) -> Iterato
 def _candidate(candidate: Candidate, spec: RetrievalModelSpec, now: int) -> Iterator[RenderableType]:
     yield heading("Candidate", _candidate_name(candidate))
     attempts = ", ".join(f"{step} {attempt}" for step, attempt in candidate.attempts.items())
-    retry = candidate.next_attempt_at
     yield facts(
         [
             ("Kind", candidate.kind),
@@ -212,7 +211,6 @@ def _candidate(candidate: Candidate, spec: RetrievalModelSpec, now: int) -> Iter
             ("Stack", candidate.stack),
             ("To approve", candidate.approval_token),
             ("Attempts", attempts),
-            ("Next attempt", f"in {age(retry - now)}" if retry else ""),
             ("Message", candidate.message),
         ]
     )

@@ -18,11 +18,14 @@ MEMBERS, ITEMS, INTERACTIONS = 20_000, 20_000, 1_000_000
 LIMIT_MB = 600
 
 PROGRAM = """
-import resource, sys
+import sys
+from pathlib import Path
 from retrieval_core.dataset import FeatureView, open_dataset
 dataset = open_dataset(sys.argv[1])
 counts = FeatureView(dataset).item_counts(dataset.events.item, dataset.events.time)
-print(len(dataset.events), counts.impressions.sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# Not getrusage: its peak is inherited from the process that forked this one.
+peak = next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(len(dataset.events), counts.impressions.sum(), peak)
 """
 
 
