@@ -10,10 +10,9 @@ from rich.table import Table
 from retrieval_core.exits import exit_with_reason
 from retrieval_core.generation import Manifest
 from retrieval_core.generation.manifest import MANIFEST
-from retrieval_core.log import configure_logging
 from retrieval_core.reporting import report
 from retrieval_indexer.build import DEFAULT_SERVED_K, BuildRequest, IndexBuild
-from retrieval_indexer.console import console, progress_bars, titled
+from retrieval_indexer.console import console, progress_bars, start_logging, titled
 from retrieval_indexer.corpus import Shard
 from retrieval_indexer.factory import AUTO
 
@@ -29,14 +28,14 @@ BundleOption = Annotated[str, typer.Option(help="URI of the bundle directory.", 
 DatasetOption = Annotated[str, typer.Option(help="URI of the dataset directory.", show_default=False)]
 KindOption = Annotated[
     Literal["evaluation", "serving"],
-    typer.Option(help="evaluation: as of the start of the test part. serving: as of the last interaction."),
+    typer.Option(help="evaluation: as of the start of the test part. serving: as of just after the last interaction."),
 ]
 OutOption = Annotated[str, typer.Option(help="URI to write the generation to.", show_default=False)]
 AsOfOption = Annotated[int | None, typer.Option(help="Seconds since 1970; nothing later enters a prompt.")]
 FactoryOption = Annotated[
     str, typer.Option(help="Flat, auto, or a faiss factory string such as IVF4096,PQ64x4fs,RFlat.")
 ]
-DimensionOption = Annotated[int | None, typer.Option(help="Width that is searched; default: the bundle's.")]
+DimensionOption = Annotated[int | None, typer.Option(help="Width that is searched; default: the bundle's full width.")]
 ServedKOption = Annotated[int, typer.Option(help="The k that will be served; recall is measured at it.")]
 ExpectedOption = Annotated[str | None, typer.Option(help="Refuse any other bundle.", show_default=False)]
 PreviousOption = Annotated[
@@ -70,7 +69,7 @@ def build(
 ) -> None:
     """Build a generation: encode every shard, then merge. Started again after an interruption, it continues."""
     request = BuildRequest(**locals())  # the options are its fields
-    configure_logging()
+    start_logging()
     task = IndexBuild(request)
     manifest = task.found_complete()
     if manifest is None:
@@ -100,7 +99,7 @@ def encode(
     device: DeviceOption = "cpu",
 ) -> None:
     """Encode one shard, for example as one pod of an Indexed Job. `merge` makes the generation out of all of them."""
-    configure_logging()
+    start_logging()
     part = Shard.parse(shard)
     request = BuildRequest(
         bundle=bundle,
@@ -141,7 +140,7 @@ def merge(
 ) -> None:
     """Make the generation out of encoded shards: member vectors, search index, checks, MANIFEST.json last."""
     request = BuildRequest(**locals())  # the options are its fields
-    configure_logging()
+    start_logging()
     task = IndexBuild(request)
     manifest = task.found_complete()
     if manifest is None:

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from retrieval_core.log import configure_logging
+from retrieval_core.reporting import MlflowRun
+
 console = Console(stderr=True)
+
+
+def start_logging() -> None:
+    """Set up logs, and refuse half an MLflow configuration now rather than after the work. Raises BadArguments."""
+    configure_logging()
+    MlflowRun.from_environment()
 
 
 def titled(provenance: str, title: str) -> str:

@@ -12,9 +12,8 @@ from retrieval_core.dataset import open_dataset
 from retrieval_core.errors import BadArguments
 from retrieval_core.exits import exit_with_reason
 from retrieval_core.files import is_published, local_path, read_json, write_json
-from retrieval_core.log import configure_logging
 from retrieval_core.reporting import report
-from retrieval_indexer.console import console, progress_bars, titled
+from retrieval_indexer.console import console, progress_bars, start_logging, titled
 from retrieval_indexer.evaluation.gates import parse_gates
 from retrieval_indexer.evaluation.power import difference_spread, members_to_decide, pass_probability
 from retrieval_indexer.evaluation.run import LAST_FILE, PLOT_FILE, Evaluation, EvaluationRequest
@@ -75,7 +74,7 @@ def run(
 
     The untrained baseline is a bundle trained with `steps: 0` and its generation.
     """
-    configure_logging()
+    start_logging()
     request = EvaluationRequest(
         dataset=dataset,
         candidate=(candidate_bundle, candidate_generation),
@@ -118,7 +117,7 @@ def verify(
     k: Annotated[int, typer.Option(help="Items to ask for.")] = 2000,
 ) -> None:
     """Ask a served stack and compare its answers with direct computation."""
-    configure_logging()
+    start_logging()
     workspace = Workspace(out)
     opened_bundle, opened_generation = open_verification(bundle, generation)
     data = open_dataset(dataset)

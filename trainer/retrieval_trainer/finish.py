@@ -123,7 +123,8 @@ def import_bundle(uri: str) -> Bundle:
 
 def record_artifacts(bundle: Bundle) -> dict[str, Path]:
     """What the run keeps of a bundle: the manifest and the card are the source of the model version."""
-    return {f"bundle/{name}": bundle.path / name for name in (LAST_FILE, "README.md", "training.json")}
+    files = (bundle.path / name for name in (LAST_FILE, "README.md", "training.json"))
+    return {f"bundle/{file.name}": file for file in files if file.exists()}  # a bundle made elsewhere may have no card
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def rollback(
 
     For example:
       retrieval-operator local rollback feed
-      retrieval-operator local rollback feed --to s-0b6c1d2e
+      retrieval-operator local rollback feed --to 0b6c1d2e
     """
     mode = open_home(home)
 
