@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from retrieval_operator.adapters.mlflow.connection import plain_address
 from retrieval_operator.api.types import Name
@@ -74,10 +74,15 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = [
-            f"{ENVIRONMENT_PREFIX}{str(detail['loc'][0]).upper()}: found {_shown(detail['input'])}; {detail['msg']}"
+            f"{ENVIRONMENT_PREFIX}{str(detail['loc'][0]).upper()}: found {_shown(detail['input'])}; "
+            + detail["msg"].removeprefix("Value error, ")
             for detail in error.errors(include_url=False)
         ]
         raise InvalidSettings("\n".join(problems)) from None
+    except SettingsError as error:  # `ports` is the only setting that is read as JSON
+        raise InvalidSettings(
+            f'{ENVIRONMENT_PREFIX}PORTS: found no JSON; expected an object such as {{"default/feed": 8600}}'
+        ) from error
 
 
 def _shown(value: object) -> str:

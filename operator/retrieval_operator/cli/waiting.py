@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from retrieval_operator.api.conditions import Condition, ConditionType
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.objects import RetrievalModel
 
 
@@ -33,7 +33,9 @@ def verdict(model: RetrievalModel, until: Until) -> Verdict | None:
         assert status.champion is not None, "Promoted is about a champion"
         return Verdict(True, f"stack {status.champion.stack} is live at {status.address}")
     stalled = conditions.get(ConditionType.STALLED)
-    in_flight = status.candidate is not None or _is(conditions.get(ConditionType.RECONCILING), "True")
+    # Work that has not begun because MLflow is away (for a while after every start) begins when it is back.
+    is_put_off = promoted is not None and promoted.reason is Reason.REGISTRY_UNAVAILABLE
+    in_flight = status.candidate is not None or is_put_off or _is(conditions.get(ConditionType.RECONCILING), "True")
     if in_flight and not _is(stalled, "True"):
         return None
     reason = stalled or promoted

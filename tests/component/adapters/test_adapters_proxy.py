@@ -16,8 +16,10 @@ import pytest
 
 from retrieval_operator.adapters.local.home import LocalHome
 from retrieval_operator.adapters.local.machine import LocalMachine
+from retrieval_operator.adapters.local.processes import Restarts
 from retrieval_operator.adapters.local.programs import Program
 from retrieval_operator.adapters.local.proxy import Proxy
+from retrieval_operator.adapters.local.stacks import LocalStacks
 from retrieval_operator.api.objects import parse_manifest
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.ports import Rejected
@@ -244,6 +246,37 @@ async def test_a_server_that_exits_is_failed_with_its_last_words_and_create_trie
     assert "exit code 65" in await eventually(failure)
 
 
+@pytest.mark.parametrize(("rest_s", "comes_back"), [(0.0, True), (3600.0, False)])
+async def test_a_replica_that_gave_up_beside_a_ready_one_is_tried_again_after_a_rest(machine, rest_s, comes_back):
+    once = Restarts(limit=0)
+    programs = {"retrieval-encoder-server": Program(target=(str(SERVER),))}
+    stacks = LocalStacks(
+        machine.home, machine.supervisor, repairs=True, programs=programs, restarts=once, rest_s=rest_s
+    )
+    await stacks.create(MODEL, record("s1"), 2)
+
+    async def ready_replicas():
+        return (await stacks.observe(MODEL))["s1"].ready_replicas
+
+    async def both_are_ready():
+        return await ready_replicas() == 2
+
+    await eventually(both_are_ready)
+    replica = machine.home.stack("default/feed", "s1") / "replica-1"
+    before = json.loads((replica / "process.json").read_text())
+    kill(before["child"])
+
+    async def has_ended():
+        return machine.supervisor.observe(replica).pid != before["pid"] or (replica / "exit.json").exists()
+
+    await eventually(has_ended)
+    if comes_back:
+        await eventually(both_are_ready)
+    else:
+        assert [await ready_replicas() for _ in range(3)] == [1, 1, 1]
+        assert machine.supervisor.observe(replica).state == "Exited"
+
+
 async def test_a_server_with_other_ids_than_its_record_is_not_ready(machine):
     await ready(machine, "s1")
     path = machine.home.stack("default/feed", "s1") / "stack.json"
@@ -276,6 +309,38 @@ async def test_garbage_of_deleted_objects_is_collected_and_the_living_are_left_a
     assert (await machine.traffic.observe(gone)).live is None
     assert set(await machine.stacks.observe(kept)) == {"s1"}
     assert await machine.collect_garbage() == []
+
+
+async def test_what_an_object_runs_that_is_made_during_a_collection_is_no_garbage(machine, monkeypatch):
+    """Its processes must not be compared with a list of objects from before it was made."""
+    list_owners = machine.store.owners
+
+    def owners():
+        found = list_owners()
+        model = machine.store.apply(MODEL, now=NOW).model
+        asyncio.run(machine.stacks.create(model, record("s1"), 1))
+        return found
+
+    monkeypatch.setattr(machine.store, "owners", owners)
+    assert await machine.collect_garbage() == []
+
+
+@pytest.mark.parametrize("damage", ["{", '{"formatVersion": 1}'])
+async def test_damaged_files_of_the_living_are_kept_and_do_not_stop_the_collection(machine, damage):
+    kept = machine.store.apply(MODEL, now=NOW).model
+    gone = kept.model_copy(update={"metadata": kept.metadata.model_copy(update={"name": "gone", "uid": "uid-9"})})
+    for model in (kept, gone):
+        await machine.stacks.create(model, record("s1"), 1)
+        await machine.traffic.switch(model, record("s1"), "0", NOW)
+    damaged = [machine.home.traffic_file(kept.key), machine.home.stack(kept.key, "s1") / "stack.json"]
+    for path in damaged:
+        path.write_text(damage)
+    assert {path.name for path in await machine.collect_garbage()} == {"gone", "s1"}
+    assert not machine.home.stack(gone.key, "s1").exists()
+    assert [path.read_text() for path in damaged] == [damage, damage]
+    another = kept.model_copy(update={"metadata": kept.metadata.model_copy(update={"name": "another"})})
+    await machine.stacks.create(another, record("s1"), 1)
+    assert set(await machine.stacks.observe(another)) == {"s1"}
 
 
 async def test_the_children_of_an_object_that_cannot_be_read_are_no_garbage(machine):

@@ -141,7 +141,7 @@ async def test_a_program_gets_a_clean_environment_its_variables_and_a_lower_prio
 
 async def test_without_a_run_a_program_is_not_told_of_the_registry(workloads, tmp_path):
     path = tmp_path / "seen"
-    await ended(workloads, attempt(step=WorkloadStep.COLLECT, wish={"environment": str(path)}))
+    await ended(workloads, attempt(step=WorkloadStep.VERIFY, wish={"environment": str(path)}))
     environment = json.loads(path.read_text())["environment"]
     assert not {"MLFLOW_TRACKING_URI", "RETRIEVAL_RUN_ID", "FOR_TRAINING"} & environment.keys()
 

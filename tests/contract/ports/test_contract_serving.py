@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from retrieval_operator.ports import Gone, Rejected, Stale
+from retrieval_operator.ports import Rejected, Stale
 
 NOW = 1_700_000_000
 
@@ -52,8 +52,9 @@ async def test_scaling_changes_the_number_of_replicas(serving, record):
         assert (found.ready_replicas, found.replicas) == (replicas, replicas)
 
 
-async def test_scaling_an_unknown_stack_says_that_it_is_gone(serving):
-    with pytest.raises(Gone):
+async def test_scaling_an_unknown_stack_is_refused_as_stale(serving):
+    """Not as Gone: that says that the object itself is no more."""
+    with pytest.raises(Stale):
         await serving.stacks.scale(serving.model, "s1", 2)
 
 

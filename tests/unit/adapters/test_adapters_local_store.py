@@ -74,6 +74,9 @@ def test_naming_the_default_of_an_immutable_field_is_no_change_of_it(store, make
     [
         ("file:///storage/default/feed", "inner"),  # inside the other's prefix
         ("/storage/default/feed/revisions", "inner"),
+        ("/elsewhere/../storage/default/feed", "inner"),
+        ("file:///elsewhere/%2e%2e/storage/default/feed", "inner"),
+        ("//storage//default/./feed", "inner"),
     ],
 )
 async def test_two_objects_cannot_share_storage(store, make, mine, name):
@@ -81,6 +84,14 @@ async def test_two_objects_cannot_share_storage(store, make, mine, name):
     with pytest.raises(Rejected, match=r"spec.storage.uri: .* apart from /storage/default/feed, which default/feed"):
         store.apply(make(name, storage={"uri": mine}), now=NOW)
     assert await store.keys() == ["default/feed"]
+
+
+@pytest.mark.parametrize("inner", ["s3://bucket/x/default/feed", "s3://bucket/y/../x//default/feed"])
+def test_neither_can_they_share_a_bucket_prefix(store, make, inner):
+    store.apply(make(storage={"uri": "s3://bucket/x/"}), now=NOW)
+    with pytest.raises(Rejected, match="apart from s3://bucket/x/default/feed"):
+        store.apply(make("inner", storage={"uri": inner}), now=NOW)
+    store.apply(make("inner", storage={"uri": inner.replace("bucket", "other")}), now=NOW)
 
 
 def test_the_same_storage_root_serves_any_number_of_objects(store, make):

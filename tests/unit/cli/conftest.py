@@ -106,7 +106,7 @@ def busy(fresh: RetrievalModel) -> RetrievalModel:
         address="http://127.0.0.1:8600",
         conditions=[
             _condition(ConditionType.READY, "True", Reason.CHAMPION_SERVING, "Stack s-0002 serves.", 2 * DAY),
-            _condition(ConditionType.GATES_PASSED, "True", Reason.GATES_PASSED, "All gates passed.", 7 * MINUTE),
+            _condition(ConditionType.GATES_PASSED, "True", Reason.SUCCEEDED, "All gates passed.", 7 * MINUTE),
             _condition(ConditionType.PROMOTED, "False", Reason.AWAITING_APPROVAL, "A person is asked.", 5 * MINUTE),
         ],
         champion=Champion(

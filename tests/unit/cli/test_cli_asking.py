@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.constants import RETRY_ANNOTATION, ROLLBACK_ANNOTATION
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.api.status import CandidateKind, HistoryEntry, Step
+from retrieval_operator.api.status import Step
 from retrieval_operator.cli import asking
 
 
@@ -70,14 +71,32 @@ def test_the_first_stack_has_nothing_to_return_to(busy: RetrievalModel, fresh: R
         asking.rollback(busy, "", "")
 
 
-def test_retry_is_refused_when_nothing_failed(fresh: RetrievalModel, now: int) -> None:
-    with pytest.raises(asking.NothingToAsk, match="nothing has failed"):
-        asking.retry(fresh, now)
+def test_retry_is_refused_when_nothing_failed(busy: RetrievalModel, fresh: RetrievalModel, now: int) -> None:
+    for model in (fresh, changed(busy, candidate=None)):  # the second: an old refusal that nobody asks for any more
+        with pytest.raises(asking.NothingToAsk, match="nothing has failed"):
+            asking.retry(model, now)
 
 
-def test_a_retry_after_a_refusal_is_possible_with_nothing_in_flight(busy: RetrievalModel, now: int) -> None:
-    refused = changed(busy, candidate=None)
-    assert refused.status.history[0] == HistoryEntry(
-        **{**refused.status.history[0].model_dump(), "kind": CandidateKind.REVISION, "outcome": "Rejected"}
+def test_what_is_in_flight_can_be_given_fresh_attempts(busy: RetrievalModel, now: int) -> None:
+    assert asking.retry(busy, now).annotations.keys() == {RETRY_ANNOTATION}
+
+
+def stalled(model: RetrievalModel) -> RetrievalModel:
+    condition = Condition(
+        type=ConditionType.STALLED,
+        status="True",
+        reason=Reason.ALREADY_REFUSED,
+        observed_generation=3,
+        last_transition_time=0,
     )
+    return changed(model, candidate=None, conditions=[*model.status.conditions, condition])
+
+
+@pytest.mark.parametrize("kept", [2, 1, 0])
+def test_a_retry_is_for_what_is_stalled_whatever_is_left_of_the_history(
+    busy: RetrievalModel, now: int, kept: int
+) -> None:
+    """The newest entry may be a promotion (the manifest went back to what was refused), or the history wiped."""
+    history = busy.status.history[len(busy.status.history) - kept :]
+    refused = stalled(changed(busy, history=history))
     assert asking.retry(refused, now).annotations[RETRY_ANNOTATION] == "2023-11-14 22:13:20Z"

@@ -301,6 +301,18 @@ def test_a_request_becomes_its_annotation(
     assert stored(busy_store).metadata.annotations.get(name) == value
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [("approve", "reject", REJECT_ANNOTATION), ("reject", "approve", APPROVE_ANNOTATION)],
+)
+def test_of_approve_and_reject_the_last_one_counts(
+    local: Local, busy_store: LocalModelStore, first: str, second: str, left: str
+) -> None:
+    for command in (first, second):
+        assert local(command, "feed").exit_code == 0
+    assert stored(busy_store).metadata.annotations == {left: "s-0003-4f5e"}
+
+
 def test_retrain_counts_and_retry_takes_the_time(local: Local, busy_store: LocalModelStore) -> None:
     for _ in range(2):
         local("retrain", "feed")

@@ -65,6 +65,12 @@ def test_when_waiting_is_over(
         assert (found.reached if found else None) is reached, until
 
 
+@pytest.mark.parametrize("until", list(Until))
+def test_what_waits_for_mlflow_is_not_over(busy: RetrievalModel, until: Until) -> None:
+    away = condition(T.PROMOTED, "False").model_copy(update={"reason": Reason.REGISTRY_UNAVAILABLE})
+    assert verdict(with_conditions(busy, away, candidate=None), until) is None
+
+
 def test_the_verdict_says_why(busy: RetrievalModel) -> None:
     refused = with_conditions(busy, condition(T.STALLED, "True"), candidate=None)
     assert verdict(refused, Until.PROMOTED) == Verdict(False, "GatesFailed: because")

@@ -260,6 +260,30 @@ async def test_an_action_that_fails_stops_those_after_it(
     assert world.count("models.write_status") == status_written
 
 
+@pytest.mark.parametrize(("error", "outcome"), [(Retryable("away"), "delayed"), (Rejected("forbidden"), "refused")])
+@pytest.mark.parametrize("first", [action for action, call in EVERY_ACTION if call[0].startswith("registry.")])
+async def test_a_registry_that_fails_keeps_nothing_else_from_being_done(
+    world: World, first: Action, error: PortError, outcome: str
+) -> None:
+    """Champion repair and traffic come after it, and must not wait for a record for people."""
+    failing = next(call[0] for action, call in EVERY_ACTION if action is first)
+    world.failures = {failing: error, "workloads.stop": Retryable("a later trouble")}
+    others = [(action, call) for action, call in EVERY_ACTION if not call[0].startswith("registry.")]
+    later = [action for action, call in EVERY_ACTION if call[0].startswith("registry.") and action is not first]
+    serving = [(action, call) for action, call in others if call[0].startswith(("stacks.", "traffic."))]
+    status = RetrievalModelStatus(observed_generation=1)
+    plan = a_plan(first, *later, *(action for action, _ in serving), STOP, START, status=status)
+    result = await a_controller(world, Decisions(plan)).reconcile(KEY)
+    assert result.outcome == outcome, "the first trouble counts"
+    done = [call for call in world.writes if call[0] != "models.emit"]
+    assert [call[0] for call in done] == [
+        failing,
+        *(call[0] for _, call in serving),
+        "workloads.stop",
+        "models.write_status",
+    ]
+
+
 async def test_a_refusal_is_told_to_people_as_an_event(world: World) -> None:
     world.failures["workloads.start"] = Rejected("no program retrieval-train; install the trainer extra")
     await a_controller(world, Decisions(a_plan(START))).reconcile(KEY)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from retrieval_operator.adapters.memory import Fake, MemoryWorld
+from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.controller import Controller, OnAction
 from retrieval_operator.domain.decide import decide
@@ -95,7 +96,7 @@ class Life:
         return self.world.stacks.live_of(self.model.metadata.uid)
 
     def until_settled(self) -> None:
-        """Passes, and a second between them, until one is settled and nothing is in flight."""
+        """Passes, and a second between them, until one is settled with nothing in flight and nothing missing."""
         asyncio.run(self._until_settled())
 
     async def _until_settled(self) -> None:
@@ -110,7 +111,7 @@ class Life:
             if self.programs_end:
                 await self._end_programs()
             model = self.world.models._now.get(KEY)
-            if model is None or (result.outcome == "settled" and model.status.candidate is None):
+            if model is None or (result.outcome == "settled" and not _waits(model)):
                 return
             self.now += 1
         raise AssertionError(f"not settled after {PATIENCE} passes")
@@ -130,6 +131,11 @@ class Life:
             self.world.registry,
         ]
         return [call for fake in fakes for call in fake.calls if call[0] in WRITES]
+
+
+def _waits(model: RetrievalModel) -> bool:
+    missing = any(c.type is ConditionType.DEPENDENCIES_READY and c.status != "True" for c in model.status.conditions)
+    return missing or model.status.candidate is not None
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +262,8 @@ def test_a_wiped_status_neither_trains_nor_promotes_again(undisturbed: Life) -> 
 
 def test_deleting_the_object_ends_its_servers_and_workloads() -> None:
     life = Life()
-    life.apply(manifest(deletionPolicy="Delete"))
     life.until_settled()
+    asyncio.run(life.world.models.set_finalizer(life.model, True))
     live = life.live()
     assert live
     life.world.models.request_deletion(KEY, now=life.now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from io import StringIO
 
 import pytest
 
@@ -12,6 +13,7 @@ from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 from retrieval_operator.local_mode import Watch
 from retrieval_operator.perform import Ports
+from retrieval_operator.ports import Rejected, Retryable
 from retrieval_operator.work_queue import WorkQueue
 
 KEY = "default/feed"
@@ -30,11 +32,11 @@ WORKLOAD = WorkloadSpec(
 )
 
 
-def manifest(revision: str = "1") -> RetrievalModel:
+def manifest(revision: str = "1", name: str = "feed") -> RetrievalModel:
     document = {
         "apiVersion": "retrieval-operator.io/v1alpha1",
         "kind": "RetrievalModel",
-        "metadata": {"name": "feed"},
+        "metadata": {"name": name},
         "spec": {
             "storage": {"uri": "/storage"},
             "data": {"uri": "/data", "revision": revision},
@@ -53,7 +55,7 @@ class Watched:
         self.queue = WorkQueue()
         self.collections = 0
         world = self.world
-        ports = Ports(
+        self.ports = Ports(
             models=world.models,
             workloads=world.workloads,
             stacks=world.stacks,
@@ -61,7 +63,7 @@ class Watched:
             registry=world.registry,
             surroundings=world.surroundings,
         )
-        self.watch = Watch(ports, self.queue, self._collect)
+        self.watch = Watch(self.ports, self.queue, self._collect)
         self.world.models.apply(manifest(), now=1000)
 
     async def _collect(self) -> None:
@@ -185,5 +187,64 @@ def test_an_unreadable_child_is_reported_by_a_pass_not_by_the_watch(in_virtual_t
         watched.world.workloads.fail("observe", times=2)
         assert await watched.added(), "a change from readable to unreadable"
         assert not await watched.added()
+
+    in_virtual_time(story())
+
+
+def test_an_object_that_cannot_be_looked_at_does_not_hide_the_others(in_virtual_time, log: StringIO) -> None:
+    """Such as one whose stack.json was damaged by hand."""
+
+    async def story() -> None:
+        watched = Watched()
+        watched.world.models.apply(manifest(name="another"), now=1000)
+        observe = watched.world.stacks.observe
+
+        async def damaged(model: RetrievalModel) -> object:
+            if model.metadata.name == "another":
+                raise KeyError("record")
+            return await observe(model)
+
+        watched.world.stacks.observe = damaged  # type: ignore[method-assign,assignment]
+        await watched.watch.look()
+        assert {await watched.queue.get(), await watched.queue.get()} == {"default/another", KEY}
+        await watched.watch.look()
+
+    in_virtual_time(story())
+    told = [line for line in log.getvalue().splitlines() if "cannot be watched" in line]
+    assert len(told) == 1, "told once, not in every look"
+    assert "default/another" in told[0]
+    assert "Traceback" in told[0]
+
+
+@pytest.mark.parametrize("error", [Rejected("traffic.json is damaged"), PermissionError("locks")])
+def test_garbage_that_cannot_be_collected_does_not_end_the_watch(in_virtual_time, error: Exception) -> None:
+    async def story() -> None:
+        watched = Watched()
+
+        async def refuse() -> None:
+            raise error
+
+        watched.watch = Watch(watched.ports, watched.queue, refuse)
+        assert await watched.added()
+
+    in_virtual_time(story())
+
+
+def test_a_home_that_cannot_be_listed_is_looked_at_again(in_virtual_time) -> None:
+    async def story() -> None:
+        watched = Watched()
+        keys, failures = watched.world.models.keys, [OSError("stale file handle"), Retryable("busy")]
+
+        async def failing_at_first() -> object:
+            if failures:
+                raise failures.pop()
+            return await keys()
+
+        watched.world.models.keys = failing_at_first  # type: ignore[method-assign,assignment]
+        stop = asyncio.Event()
+        follow = asyncio.create_task(watched.watch.follow(stop, 1.0))
+        assert await watched.queue.get() == KEY
+        stop.set()
+        await follow
 
     in_virtual_time(story())

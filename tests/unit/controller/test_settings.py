@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from retrieval_operator.settings import InvalidSettings, default_home, load_settings
+from retrieval_operator.settings import InvalidSettings, Settings, default_home, load_settings
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,9 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("WORKERS", "many"),
         ("MLFLOW_URI", "sqlite:///x"),
         ("LOG_FORMAT", "xml"),
+        ("MLFLOW_URI", "http://mlflow.test:port"),
         ("PORTS", "8600"),
+        ("PORTS", "{8600"),
         ("PORTS", '{"default/feed": 70000}'),
         ("POLL_SECONDS", "0"),
     ],
@@ -63,3 +66,27 @@ def test_a_variable_that_cannot_be_used_is_named_with_its_value(
     monkeypatch.setenv(f"RETRIEVAL_OPERATOR_{name}", value)
     with pytest.raises(InvalidSettings, match=f"RETRIEVAL_OPERATOR_{name}"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("http://ann:hunter2@mlflow.test", "holds a user or password"),
+        ("http://hunter2@mlflow.test", "holds a user or password"),
+        ("mlflow://ann:hunter2@mlflow.test", "found '…@mlflow.test'; expected an address"),
+        ("ann:hunter2@mlflow.test", "expected an address"),
+        ("http://ann:x/hunter2@mlflow.test", "expected an address"),
+        ("http://ann:hunter2@mlflow.test:x", "expected an address"),
+        ("http://ann:hunter2@mlflow\u2100.test", "expected an address"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, uri: str, words: str
+) -> None:
+    monkeypatch.setenv("RETRIEVAL_OPERATOR_MLFLOW_URI", uri)
+    with pytest.raises(InvalidSettings, match=words) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ValidationError) as direct:
+        Settings()
+    assert "hunter2" not in str(direct.value)

@@ -24,6 +24,9 @@ TRAIN = EnsureRun(step="train", key="k", name="feed train k")
 VERSION = RegisterVersion(bundle_id="b-1", run_id="r", tags={"revision": "rev"}, description="# card")
 
 
+MAINTENANCE = {"status": "maintenance"}  # a gateway in front of MLflow
+
+
 def version_entry(number: str, bundle_id: str = "b-1", **tags: str) -> dict:
     named = {"owner": "local/default/feed", "bundle_id": bundle_id} | tags
     return {"version": number, "tags": [{"key": key, "value": value} for key, value in named.items()]}
@@ -60,6 +63,23 @@ class TestObserve:
         assert observed.aliases == {"a": "1"}
         assert observed.versions["b-1"].number == "1"
         assert observed.page == "http://mlflow.test/#/experiments/1"
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            pytest.param([("GET experiments/get-by-name", MAINTENANCE)], id="at first"),
+            pytest.param([EXPERIMENT, ("POST runs/search", MAINTENANCE)], id="not as an empty page"),
+            pytest.param([EXPERIMENT, ("POST runs/search", {"runs": [{"info": {}}]})], id="an unknown run"),
+            pytest.param([EXPERIMENT, ("POST runs/search", {"runs": ["r"]})], id="a list of something else"),
+            pytest.param([EXPERIMENT, ("POST runs/search", {}), ("GET registered-models/get", MAINTENANCE)], id="late"),
+        ],
+    )
+    async def test_json_of_somebody_else_is_refused_with_what_to_check(self, scripted, model, steps):
+        registry, _ = scripted(steps)
+        with pytest.raises(
+            Rejected, match=r"http://mlflow\.test answered with JSON .*; check that this is the address"
+        ):
+            await registry.observe(model)
 
     @pytest.mark.parametrize("content", [b"[]", b"{}", b'"x"', b'{"a": NaN}', b"\xff", b""], ids=repr)
     async def test_a_report_that_is_no_document_is_none_and_its_tag_is_removed(
@@ -434,3 +454,21 @@ class TestLimits:
         assert quoted("plain") == "'plain'"
         with pytest.raises(Rejected, match="both kinds of quotes"):
             quoted("""a'b"c""")
+
+
+class TestAnswersOfSomebodyElse:
+    @pytest.mark.parametrize(
+        ("call", "request_"),
+        [
+            (lambda registry, model: registry.ensure_run(model, TRAIN), "GET experiments/get-by-name"),
+            (lambda registry, model: registry.tag_run(model, "r", {"a": "b"}), "GET runs/get"),
+            (lambda registry, model: registry.register_version(model, VERSION), "GET runs/get"),
+            (lambda registry, model: registry.describe_version(model, "1", {}, None), "GET model-versions/get"),
+            (lambda registry, model: registry.set_alias(model, "champion", "1"), "GET registered-models/get"),
+        ],
+        ids=["ensure_run", "tag_run", "register_version", "describe_version", "set_alias"],
+    )
+    async def test_are_refused_by_every_write(self, scripted, model, call, request_):
+        registry, _ = scripted([(request_, MAINTENANCE)])
+        with pytest.raises(Rejected, match="which is not MLflow's; check"):
+            await call(registry, model)

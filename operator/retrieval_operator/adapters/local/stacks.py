@@ -187,10 +187,13 @@ class LocalStacks:
 
     def _recorded_ports(self) -> set[int]:
         """Ports of every stack and address of this home, also those that are just restarting."""
-        documents = [read_json(path) for path in (self._home.root / "stacks").glob("*/*/*/stack.json")]
-        addresses = [read_json(path) for path in (self._home.root / "traffic").glob("*/*.json")]
-        stack_ports = {port for document in documents if document for port in document["ports"]}
-        return stack_ports | {document["port"] for document in addresses if document}
+        ports: set[int] = set()
+        for path in (*self._home.root.glob("stacks/*/*/*/stack.json"), *self._home.root.glob("traffic/*/*.json")):
+            # Another object's damaged file must not stop this one; whether a port is free is looked at as well.
+            with suppress(Rejected):
+                document = read_json(path) or {}
+                ports.update(document.get("ports", ()), [document["port"]] if "port" in document else ())
+        return ports
 
     def _command(self, model: RetrievalModel, document: Mapping[str, Any], port: int) -> Command:
         record = StackRecord.model_validate(document["record"])

@@ -101,7 +101,7 @@ def _references_to_clusters(model: RetrievalModel) -> Iterator[Problem]:
 
 
 def _existing_parent(path: Path) -> Path:
-    # os.path, because Path.exists raises for what lies in a directory that this user cannot enter.
-    while not os.path.exists(path) and path != path.parent:
+    # Not Path.exists: it raises for what lies in a directory that this user cannot enter.
+    while not os.access(path, os.F_OK) and path != path.parent:
         path = path.parent
     return path
