@@ -67,7 +67,7 @@ def test_a_whole_life_from_the_command_line(place_of_its_own, local, start_contr
     assert shown == sorted(shown), done.stdout  # a step shorter than a look at the object may be missing here
     assert steps_told(place) == STEPS
     assert "is live at http://127.0.0.1:" in done.stdout
-    assert "0.4000 reaches min 0.30" in done.stdout
+    assert "0.4000 reaches min 0.3" in done.stdout
 
     # It serves, also now that no controller runs.
     address = place.model().status.address
@@ -93,7 +93,7 @@ def test_a_whole_life_from_the_command_line(place_of_its_own, local, start_contr
     # A bad one is refused with its numbers, and the champion keeps serving.
     done = local("apply", "-f", place.manifest(place.dataset("day-3", 0.10), "3"), "--wait", "--timeout", "3m")
     assert done.returncode == 1, said(done)
-    assert "0.1000 is below min 0.30" in done.stdout
+    assert "0.1000 is below min 0.3" in done.stdout
     assert served_bundle(address) == second.bundle_id
 
     # One whose data is broken fails with the program's own words and the end of its log.

@@ -37,6 +37,7 @@ def run(chosen: dict[str, str]) -> None:
     champion, champion_value = subject(chosen, "champion") if "--champion-bundle" in chosen else (None, None)
     document = {
         "kind": "evaluation",
+        "asOf": 1,
         "candidate": candidate,
         "champion": champion,
         "leakage": None,
