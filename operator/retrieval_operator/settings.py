@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from retrieval_operator.adapters.mlflow.connection import plain_address
+from retrieval_operator.addresses import plain_address
 from retrieval_operator.api.types import Name
 
 ENVIRONMENT_PREFIX = "RETRIEVAL_OPERATOR_"

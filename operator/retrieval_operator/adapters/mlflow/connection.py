@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from retrieval_operator.addresses import plain_address
 from retrieval_operator.ports import Rejected
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -70,20 +71,6 @@ class Connection(BaseModel):
             return ssl.create_default_context(cafile=str(self.ca_file))
         except (OSError, ssl.SSLError) as error:
             raise Rejected(f"the CA file {self.ca_file} of the MLflow connection cannot be used: {error}") from error
-
-
-def plain_address(value: str) -> str:
-    """The address of an MLflow without a slash at its end. Raises ValueError, never repeating the value."""
-    try:
-        parts = urlsplit(value)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # its message may hold the password
-        sound = False
-    if not sound:
-        raise ValueError('expected an address such as "https://mlflow.example.com"')
-    if "@" in parts.netloc:
-        raise ValueError("holds a user or password; put them into the files of the credentials directory")
-    return value.rstrip("/")
 
 
 class MountedCredentials(httpx.Auth):
