@@ -175,9 +175,10 @@ def _random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def _restore_random(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"][rank()])
+    # clone: torch (2.15) reads the storage from its start and crashes in C on a row that begins elsewhere.
+    torch.set_rng_state(states["cpu"][rank()].clone())
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"][rank()])
+        torch.cuda.set_rng_state(states["cuda"][rank()].clone())
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:

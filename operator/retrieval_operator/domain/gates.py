@@ -104,6 +104,8 @@ def _unusable(found: GateEvidence | None, report: EvaluationReport, settings: Ev
         return Finding("Inconclusive", f"not measurable: {found.problem}")
     if found.value is None:
         return Finding("Inconclusive", "no finite value was measured")
+    if report.leakage and report.champion is None:  # then it is the candidate that has seen the test split
+        return Finding("Inconclusive", report.leakage[:300])
     if found.n < settings.min_samples:
         return Finding("Inconclusive", f"{found.n} members, at least {settings.min_samples} needed")
     return None

@@ -90,6 +90,12 @@ CASES: dict[str, tuple[dict[str, Any], EvaluationReport, str, str]] = {
         "Inconclusive",
         "trained on the test split",
     ),
+    "a first stack that was trained on the test split is inconclusive, however good": (
+        ABSOLUTE,
+        report(GOOD, champion=False, leakage="trained on the test split"),
+        "Inconclusive",
+        "trained on the test split",
+    ),
     "a comparison without bounds is inconclusive": (BOTH, report(COMPARED | {"lower": None}), "Inconclusive", "bounds"),
     "failing the absolute bound wins over passing the comparison": (
         BOTH,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from retrieval_core.errors import BadInput
+from retrieval_trainer import checkpoint
 from retrieval_trainer.checkpoint import KEPT, LAST_FILE, Checkpoints, Progress
 from retrieval_trainer.optim import build_optimizer
 
@@ -115,3 +116,11 @@ def test_a_truncated_file_is_refused_by_name_of_the_checkpoint(tmp_path: Path, n
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(BadInput, match="step-00000001 is damaged"):
         checkpoints.load(f"{tmp_path}/step-00000001", *trained(0))
+
+
+def test_the_random_state_of_a_later_rank_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 1 of the gathered states is a view into the middle of a tensor, on which torch crashes in C."""
+    wanted = torch.Generator().manual_seed(7).get_state()
+    monkeypatch.setattr(checkpoint, "rank", lambda: 1)
+    checkpoint._restore_random({"cpu": torch.stack([torch.get_rng_state(), wanted])})
+    assert torch.equal(torch.get_rng_state(), wanted)
