@@ -96,19 +96,19 @@ def _findings(
 
 
 def _unusable(found: GateEvidence | None, report: EvaluationReport, settings: Evaluation) -> Finding | None:
+    """Why these numbers say nothing at all; the first reason that holds, None when they may be looked at."""
     if found is None:
         return Finding("Inconclusive", "evaluation.json has no entry for this gate")
-    if report.collapsed:
-        return Finding("Inconclusive", "the encoder collapsed: nearly all vectors are equal, so ranks mean nothing")
-    if found.problem is not None and not (found.problem == "Leakage" and found.value is not None):
-        return Finding("Inconclusive", f"not measurable: {found.problem}")
-    if found.value is None:
-        return Finding("Inconclusive", "no finite value was measured")
-    if report.leakage and report.champion is None:  # then it is the candidate that has seen the test split
-        return Finding("Inconclusive", report.leakage[:300])
-    if found.n < settings.min_samples:
-        return Finding("Inconclusive", f"{found.n} members, at least {settings.min_samples} needed")
-    return None
+    only_leaks = found.problem == "Leakage" and found.value is not None
+    reasons = (
+        (report.collapsed, "the encoder collapsed: nearly all vectors are equal, so ranks mean nothing"),
+        (found.problem is not None and not only_leaks, f"not measurable: {found.problem}"),
+        (found.value is None, "no finite value was measured"),
+        # Without a champion it is the candidate that has seen the test split.
+        (bool(report.leakage) and report.champion is None, str(report.leakage)[:300]),
+        (found.n < settings.min_samples, f"{found.n} members, at least {settings.min_samples} needed"),
+    )
+    return next((Finding("Inconclusive", message) for holds, message in reasons if holds), None)
 
 
 def _absolute(found: GateEvidence, minimum: Decimal) -> Finding:
