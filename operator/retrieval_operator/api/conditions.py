@@ -30,7 +30,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Every reason a condition, an event or a history entry may carry. docs/operations explains each to a person."""
+    """Every reason a condition, an event or a history entry may carry."""
 
     # the champion
     CHAMPION_SERVING = "ChampionServing"

@@ -17,7 +17,7 @@ ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <status.champion.token>:<stack to r
 RETRY_ANNOTATION = f"{GROUP}/retry"  # any new text: the failed candidate gets fresh attempts
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"  # a counter: part of the revision, so each new value is one new training
 
-# Our finalizer exists only under deletionPolicy: Delete.
+# Never set while Retain is the only deletionPolicy; taken off when an object is deleted.
 FINALIZER = f"{GROUP}/delete-artifacts"
 
 # Tags on MLflow runs and model versions. People read them; `approved_by` and `rejected_by` are theirs to set.
