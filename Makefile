@@ -16,9 +16,9 @@ demo: environment ## The whole life of a model on this machine, on synthetic dat
 	@$(RUN) examples/demo/demo.py $(if $(KEEP),--keep)
 
 .PHONY: movielens
-movielens: environment ## The same on MovieLens: make movielens DATA=path/to/ml-latest-small
+movielens: environment ## The same on MovieLens: make movielens DATA=path/to/ml-latest-small [SEEDS='0 1'] [WRITE=1]
 	@test -n "$(DATA)" || { echo 'movielens: say where the data is: make movielens DATA=path/to/ml-latest-small'; exit 2; }
-	@$(RUN) examples/movielens/movielens.py "$(DATA)"
+	@$(RUN) examples/movielens/movielens.py "$(DATA)" $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WRITE),--write)
 
 .PHONY: test
 test: environment ## All tests (about 15 minutes on 2 cores)

@@ -1,4 +1,4 @@
-"""`retrieval-data`: makes and checks datasets. Each command parses, calls a function and prints."""
+"""`retrieval-data`: makes and checks datasets, removes what is over. Each command parses, calls a function, prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from rich.table import Table
 
 from retrieval_core.dataset import Dataset, open_dataset
 from retrieval_core.dataset.summary import Summary, summarise
+from retrieval_core.errors import BadArguments
 from retrieval_core.exits import exit_with_reason
+from retrieval_core.removal import remove, remove_all
 from retrieval_core.sources.movielens import MovieLensOptions, read_movielens
 from retrieval_core.sources.oracle import Ceiling, measure_ceiling
 from retrieval_core.sources.synthetic import Snapshot, generate, require_possible
@@ -25,7 +27,10 @@ from retrieval_core.sources.world import WorldSize
 from retrieval_core.sources.writing import require_free, write_dataset
 
 app = typer.Typer(
-    name="retrieval-data", help="Make and check datasets.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="retrieval-data",
+    help="Make and check datasets; remove old bundles and indexes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 import_app = typer.Typer(help="Make a dataset from public data.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
@@ -147,6 +152,33 @@ def oracle(
     with progress_console.status("Ranking"):
         ceiling = measure_ceiling(open_dataset(uri), max_positives=max_positives, seed=seed)
     _print_ceiling(ceiling, output)
+
+
+@app.command(
+    name="remove",
+    epilog=_examples(
+        "retrieval-data remove /store/default/feed revisions/0b6c1d2e indexes/5f0d1a2b",
+        "retrieval-data remove s3://bucket/store/default/feed --all --keep s3://bucket/feed",
+    ),
+)
+@exit_with_reason()
+def remove_directories(
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="<storage.uri>/<namespace>/<name> of one object.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER/ID]...", help="Below ROOT: revisions/ID, indexes/ID, ...")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that the object made, instead of names.")] = False,
+    keep: Annotated[list[str] | None, typer.Option(help="URI that must stay; may be repeated.")] = None,
+) -> None:
+    """Remove bundles and index generations of one object; what is missing already is done.
+
+    Refused: names and links that lead out of ROOT, and places that a --keep shares.
+    """
+    if bool(names) is everything:
+        raise BadArguments(f"found {'both names and --all' if names else 'neither'}, expected names or --all")
+    removed = remove_all(root, keep or ()) if everything else remove(root, names or (), keep or ())
+    for name, was_there in removed.items():
+        typer.echo(f"{name} {'removed' if was_there else 'was not there'}")
 
 
 def _print_summary(dataset: Dataset, output: Output) -> None:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -137,6 +137,33 @@ def is_published(uri: str, last: str) -> bool:
         return bool(filesystem.exists(f"{path}/{last}"))
 
 
+def remove_directory(uri: str, last_files: Container[str]) -> bool:
+    """Remove a directory with all its files, those named in `last_files` (at any depth) first; False when missing.
+
+    Half removed, it so reads as unfinished. Symbolic links in it are removed, never followed. Raises BadInput when
+    access is denied, TemporarilyUnavailable when the storage fails.
+    """
+    filesystem, path = _filesystem(uri)
+    with _storage_errors(uri):
+        if isinstance(filesystem, LocalFileSystem):
+            return _remove_local(Path(path), last_files)
+        files = [str(name) for name in filesystem.find(path)]
+        for name in files:
+            if name.rpartition("/")[2] in last_files:
+                filesystem.rm_file(name)
+        if files:
+            filesystem.rm(path, recursive=True)
+        return bool(files)
+
+
+def remove_empty_directory(uri: str) -> None:
+    """Remove a local directory if nothing is in it. Object stores have no empty directories."""
+    filesystem, path = _filesystem(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with suppress(OSError):  # not empty, or not there
+            Path(path).rmdir()
+
+
 def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
@@ -207,6 +234,19 @@ def _copy_local(source: Path, target: Path) -> None:
     with _temporary_sibling(target) as temporary:
         shutil.copyfile(source, temporary)
         temporary.replace(target)
+
+
+def _remove_local(directory: Path, last_files: Container[str]) -> bool:
+    if not directory.exists():
+        return False
+    for parent, _, names in os.walk(directory, followlinks=False):
+        lasts = [name for name in names if name in last_files]
+        for name in lasts:
+            (Path(parent) / name).unlink()
+        if lasts:
+            _sync_directory(Path(parent))
+    shutil.rmtree(directory)
+    return True
 
 
 def _sync_directory(directory: Path) -> None:

@@ -208,6 +208,8 @@ class MetricsLogger(AbstractContextManager["MetricsLogger"]):
         assert self._run is not None
         with self._lock:
             points = list(self._waiting)
+        if not points:
+            return True
         try:
             self._run.log_points(points)
         except Exception as error:  # whatever mlflow raises, training goes on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -31,7 +32,7 @@ Examples:
   retrieval-encoder-server --bundle-uri runs/bundle --generation-uri runs/index --expected-bundle-id b-0123456789abcdef
 
 Exit codes: 0 stopped by TERM; 2 bad arguments; 65 the bundle or generation is damaged, or not the expected one;
-75 the port is in use.
+75 a port is in use.
 """
 
 log = get_logger(__name__)
@@ -55,6 +56,7 @@ def serve(
     model_name: Annotated[str | None, _flag("model_name")] = None,
     host: Annotated[str | None, _flag("host")] = None,
     port: Annotated[int | None, _flag("port")] = None,
+    grpc_port: Annotated[int | None, _flag("grpc_port")] = None,
     connection_age_seconds: Annotated[float | None, _flag("connection_age_seconds")] = None,
     drain_seconds: Annotated[float | None, _flag("drain_seconds")] = None,
     served_dimension: Annotated[int | None, _flag("served_dimension")] = None,
@@ -89,15 +91,20 @@ def run(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
     # As process 1 of a container there is no default action for TERM; while loading, nothing is in flight.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = listening.bind(settings.host, settings.port)
-    with listener:
-        asyncio.run(_serve(settings, listener, started_at))
+    with contextlib.ExitStack() as claims:
+        listener = claims.enter_context(listening.bind(settings.host, settings.port))
+        grpc_claim = None
+        if settings.grpc_port is not None:
+            grpc_claim = claims.enter_context(listening.bind(settings.host, settings.grpc_port, "GRPC_PORT"))
+        asyncio.run(_serve(settings, listener, grpc_claim, started_at))
 
 
-async def _serve(settings: Settings, listener: socket.socket, started_at: float) -> None:
-    from retrieval_encoder_server import server, start_up  # noqa: PLC0415 - heavy: after the port is claimed
+async def _serve(
+    settings: Settings, listener: socket.socket, grpc_claim: socket.socket | None, started_at: float
+) -> None:
+    from retrieval_encoder_server import server, start_up  # noqa: PLC0415 - heavy: after the ports are claimed
 
-    ready = start_up.prepare(settings)
+    ready = start_up.prepare(settings, grpc_claim)
 
     def announce() -> None:
         host, port = listener.getsockname()[:2]
@@ -108,7 +115,8 @@ async def _serve(settings: Settings, listener: socket.socket, started_at: float)
     ready.service.start()
     try:
         listening.listen(listener)
-        await server.DrainingServer(ready.app, settings, ready.lifecycle, announce).serve(sockets=[listener])
+        http = server.DrainingServer(ready.app, settings, ready.lifecycle, announce, beside=ready.grpc)
+        await http.serve(sockets=[listener])
     finally:
         ready.service.stop()
 

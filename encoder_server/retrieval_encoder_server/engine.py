@@ -18,7 +18,7 @@ from retrieval_core.errors import BadInput
 from retrieval_core.prompts.spec import PromptSpec
 from retrieval_encoder_server.features import FeatureChecks
 from retrieval_encoder_server.refusals import Malformed, NotServed, TooLarge
-from retrieval_encoder_server.schemas import EmbeddingInput, FeaturesInput
+from retrieval_encoder_server.schemas import EmbeddingInput, FeaturesInput, PromptInput
 
 Vectors = npt.NDArray[np.float32]
 
@@ -90,10 +90,11 @@ class Engine:
         served_dimension: int,
         renderer: Renderer,
         tokenise: Callable[[str], TokenIds],
+        longest_token: int,
         encode: Callable[[Sequence[TokenIds]], Vectors],
         index: Index | None,
     ) -> None:
-        """`dimensions`: the widths that vectors may be cut to.
+        """`dimensions`: the widths that vectors may be cut to. `longest_token`: the tokenizer's, in characters.
 
         `renderer` and `tokenise` are used by several threads, `encode` (to float32 [n, full_dimension], unit length) by
         one at a time.
@@ -104,6 +105,7 @@ class Engine:
         self.encode = encode
         self._checks = FeatureChecks(prompts)
         self._max_tokens = max(prompts.max_tokens.values())
+        self._max_characters = self._max_tokens * longest_token
         self._renderer = renderer
         self._tokenise = tokenise
         self._index = index
@@ -175,8 +177,9 @@ class Engine:
         return [Hits(np.asarray(ids).tolist(), scores) for ids, scores in zip(found.ids, found.scores, strict=True)]
 
     def _prepare(self, given: EmbeddingInput) -> TokenIds:
+        text = self._render(given) if isinstance(given, FeaturesInput) else self._bounded(given)
         try:
-            ids = self._tokenise(self._render(given) if isinstance(given, FeaturesInput) else given.prompt)
+            ids = self._tokenise(text)
         except UnicodeEncodeError:
             raise Malformed(f"{given.path}: not valid Unicode text (a lone surrogate)") from None
         if not ids:
@@ -186,6 +189,19 @@ class Engine:
                 f"{given.path}: the prompt has {len(ids)} tokens, this bundle takes at most {self._max_tokens}"
             )
         return ids
+
+    def _bounded(self, given: PromptInput) -> str:
+        """The prompt, if it can fit: tokenising megabytes takes seconds, and its length alone says that it will not.
+
+        The renderer bounds its own texts. A tokenizer that drops or fuses characters (white space, unknown ones) could
+        have made few tokens of a longer text; such a text is refused all the same.
+        """
+        if len(given.prompt) > self._max_characters:
+            raise TooLarge(
+                f"{given.path}: the prompt has {len(given.prompt)} characters, more than the {self._max_tokens} tokens "
+                f"that this bundle takes can hold ({self._max_characters})"
+            )
+        return given.prompt
 
     def _render(self, given: FeaturesInput) -> str:
         self._checks.check(given)

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +26,8 @@ from retrieval_encoder_server.batcher import Clock
 from retrieval_encoder_server.connections import SCOPE_EXTENSION
 from retrieval_encoder_server.engine import Ids
 from retrieval_encoder_server.metrics import Metrics
-from retrieval_encoder_server.refusals import Malformed, NotServed, Refused, TooLarge, TooSlow, Unavailable, WrongBundle
+from retrieval_encoder_server.model import KSERVE_ERRORS, as_refusal
+from retrieval_encoder_server.refusals import Malformed, Refused, TooLarge, TooSlow, WrongBundle
 
 EXPECTED_BUNDLE_HEADER = b"x-expected-bundle-id"
 # A client on the slowest sensible link sends 2 MiB within this. A gut feeling.
@@ -153,8 +152,13 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def refuse(_: Request, error: Exception) -> Response:
         refusal = as_refusal(error)
+        assert refusal, "registered for its kinds only"
         metrics.refused.labels(refusal.reason).inc()
         return refusal_response(refusal)
+
+    async def refuse_v2_body(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await refuse(request, Malformed(_describe_v2_body(error)))
 
     async def refuse_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -165,30 +169,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         message = "internal error; the server's log says more"
         return json_response({"error": {"message": message, "type": "internal"}}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    kinds: list[type[Exception]] = [Refused, RequestValidationError, *_REFUSAL_OF]
+    kinds: list[type[Exception]] = [Refused, *KSERVE_ERRORS]
     for kind in kinds:
         app.add_exception_handler(kind, refuse)
+    app.add_exception_handler(RequestValidationError, refuse_v2_body)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(Exception, fail)
-
-
-# KServe's own errors, in our terms.
-_REFUSAL_OF: Mapping[type[Exception], type[Refused]] = {
-    InvalidInput: Malformed,
-    NotImplementedError: NotServed,
-    ModelNotFound: NotServed,
-    ModelNotReady: Unavailable,
-    ServerNotReady: Unavailable,
-    ServerNotLive: Unavailable,
-}
-
-
-def as_refusal(error: Exception) -> Refused:
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, RequestValidationError):
-        return Malformed(_describe_v2_body(error))
-    return next(refusal(str(error)) for kind, refusal in _REFUSAL_OF.items() if isinstance(error, kind))
 
 
 def _describe_v2_body(error: RequestValidationError) -> str:

@@ -20,9 +20,10 @@ SO_ATTACH_FILTER = 26
 DROP_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, setting: str = "PORT") -> socket.socket:
     """A bound socket that does not listen yet: the port is claimed before a model is loaded, and refuses until ready.
 
+    `setting`: the name under which a person chose the port.
     Raises BadArguments on an address this machine does not have, TemporarilyUnavailable when the port is in use.
     """
     try:
@@ -35,7 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(error, host, port) from None
+        raise _cannot_listen(error, host, port, setting) from None
     return listener
 
 
@@ -48,10 +49,10 @@ def listen(listener: socket.socket) -> None:
         raise _cannot_listen(error, host, port) from None
 
 
-def _cannot_listen(error: OSError, host: str, port: int) -> Exception:
+def _cannot_listen(error: OSError, host: str, port: int, setting: str = "PORT") -> Exception:
     if error.errno == errno.EADDRINUSE:
         return TemporarilyUnavailable(
-            f"port {port} of {host} is in use by another process; stop that process, or choose another PORT"
+            f"port {port} of {host} is in use by another process; stop that process, or choose another {setting}"
         )
     return BadArguments(f"cannot listen on {host} port {port}: {error.strerror}")
 

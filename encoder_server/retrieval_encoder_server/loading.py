@@ -32,6 +32,7 @@ def open_engine(settings: Settings) -> Engine:
     generation = _open_generation(settings, bundle)
     served_dimension = _served_dimension(settings, bundle, generation)
     encoder = Encoder(bundle, device=settings.device, token_budget=settings.max_batch_tokens)
+    tokenizer = encoder.tokenizer.backend_tokenizer
     engine = Engine(
         bundle_id=bundle.id,
         prompts=bundle.prompts,
@@ -39,7 +40,8 @@ def open_engine(settings: Settings) -> Engine:
         dimensions=bundle.manifest.embedding.dimensions,
         served_dimension=served_dimension,
         renderer=encoder.renderer,
-        tokenise=_tokeniser(encoder.tokenizer.backend_tokenizer),
+        tokenise=_tokeniser(tokenizer),
+        longest_token=max(map(len, tokenizer.get_vocab())),
         encode=functools.partial(encode_token_ids, encoder.model, token_budget=settings.max_batch_tokens),
         index=generation,
     )

@@ -1,29 +1,48 @@
 """The KServe predictor: V1 and V2 inference of the one model this server has, on top of `Service`.
 
-KServe's plain `Model` and `DataPlane` are used as they are, with four methods of the data plane replaced: its own
-`live` and `ready` answer without looking, its `model_ready` would refuse requests while the server drains, and its
-`decode` lets malformed bodies through as internal errors.
+KServe's plain `Model` and `DataPlane` are used as they are, with five methods of the data plane replaced: its own
+`live` and `ready` answer without looking, its `model_ready` would refuse requests while the server drains, its `decode`
+lets malformed bodies through as internal errors, and its `metadata` names what this server does not do.
 """
 
 from __future__ import annotations
 
+import struct
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelRepository
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady
 from kserve.protocol.dataplane import DataPlane
 
 from retrieval_encoder_server.lifecycle import Lifecycle
-from retrieval_encoder_server.refusals import Malformed, NotServed
+from retrieval_encoder_server.refusals import Malformed, NotServed, Refused, Unavailable
 from retrieval_encoder_server.schemas import EmbeddingInput, PredictRequest, PromptInput, parse, parse_inputs
 from retrieval_encoder_server.service import Service
 
 # V2 tensors carry no objects, so features travel as JSON texts; the name of the tensor says what its elements are.
 PROMPTS, MEMBERS, ITEMS = "prompts", "members", "items"
 OUTPUT = "embeddings"
+
+# KServe's own errors, in our terms.
+KSERVE_ERRORS: Mapping[type[Exception], type[Refused]] = {
+    InvalidInput: Malformed,
+    NotImplementedError: NotServed,
+    ModelNotFound: NotServed,
+    ModelNotReady: Unavailable,
+    ServerNotReady: Unavailable,
+    ServerNotLive: Unavailable,
+}
+
+
+def as_refusal(error: Exception) -> Refused | None:
+    """`error`, a Refused or one of KSERVE_ERRORS, as a Refused; None for any other, which is a defect."""
+    if isinstance(error, Refused):
+        return error
+    return next((refusal(str(error)) for kind, refusal in KSERVE_ERRORS.items() if isinstance(error, kind)), None)
 
 
 class EncoderModel(Model):  # type: ignore[misc]  # untyped library
@@ -57,11 +76,13 @@ class EncoderModel(Model):  # type: ignore[misc]  # untyped library
 
     def _tensor_response(self, request: InferRequest, vectors: np.ndarray) -> InferResponse:
         output = InferOutput(name=OUTPUT, shape=list(vectors.shape), datatype="FP32")
-        output.set_data_from_numpy(vectors, binary_data=request.from_grpc or bool(request.use_binary_outputs))
+        output.set_data_from_numpy(vectors, binary_data=bool(request.use_binary_outputs))
+        ids = self._service.ids
         return InferResponse(
             response_id=request.id or str(uuid.uuid4()),
             model_name=self.name,
             infer_outputs=[output],
+            parameters={"bundle_id": ids.bundle_id, "generation_id": ids.generation_id or ""},
             use_binary_outputs=request.use_binary_outputs,
             requested_outputs=request.request_outputs,
         )
@@ -76,6 +97,10 @@ class ServerDataPlane(DataPlane):  # type: ignore[misc]  # untyped library
         super().__init__(repository)
         self._service = service
         self._lifecycle = lifecycle
+
+    def metadata(self) -> dict[str, Any]:
+        """KServe names the model repository extension, which is not served here; tensors in binary are."""
+        return {**super().metadata(), "extensions": ["binary_tensor_data"]}
 
     async def live(self) -> dict[str, str]:
         return {"status": "alive" if await self._service.is_live() else "stuck"}
@@ -126,7 +151,9 @@ def _texts(tensor: InferInput, path: str) -> list[str]:
         texts = [element.decode() if isinstance(element, bytes) else element for element in elements]
     except UnicodeDecodeError:
         raise Malformed(f"{path}: an element is not UTF-8") from None
-    except ValueError:
+    except struct.error:
+        raise Malformed(f"{path}: its binary data ends before its last element does") from None
+    except (TypeError, ValueError):  # KServe checks the shape in a JSON body only
         raise Malformed(f"{path}: its data does not have the shape {tensor.shape!r:.80}") from None
     if not all(isinstance(text, str) for text in texts):
         raise Malformed(f"{path}: an element is not a string")

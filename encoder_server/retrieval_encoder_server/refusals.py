@@ -63,7 +63,11 @@ class Overloaded(Refused):
 
 
 class Unavailable(Refused):
-    """The server is stopping, not ready, or did not answer in time."""
+    """The server is stopping or not ready."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     reason = "unavailable"
+
+
+class NotInTime(Unavailable):
+    """No answer within the deadline; what was not begun by then is not done."""

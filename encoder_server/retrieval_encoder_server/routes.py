@@ -18,9 +18,8 @@ from starlette.responses import Response
 
 from retrieval_encoder_server.engine import Vectors
 from retrieval_encoder_server.http import Envelope, add_error_handlers, json_response
-from retrieval_encoder_server.lifecycle import Lifecycle
 from retrieval_encoder_server.metrics import Metrics
-from retrieval_encoder_server.model import EncoderModel, ServerDataPlane
+from retrieval_encoder_server.model import ServerDataPlane
 from retrieval_encoder_server.refusals import NotServed
 from retrieval_encoder_server.schemas import EmbeddingsRequest, RetrieveRequest, parse
 from retrieval_encoder_server.service import Service
@@ -81,10 +80,8 @@ class Endpoints:
         return Response(encode(self._metrics.registry), headers={"content-type": content_type})
 
 
-def build_app(service: Service, settings: Settings, lifecycle: Lifecycle, metrics: Metrics) -> Envelope:
+def build_app(data_plane: ServerDataPlane, service: Service, settings: Settings, metrics: Metrics) -> Envelope:
     """The ASGI application."""
-    model = EncoderModel(settings.model_name, service)
-    data_plane = ServerDataPlane(model, service, lifecycle)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_error_handlers(app, metrics)
     ours = Endpoints(service, settings, metrics)

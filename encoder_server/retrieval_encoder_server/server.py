@@ -1,4 +1,4 @@
-"""The process's HTTP server: uvicorn with a drain on TERM.
+"""The process's HTTP server: uvicorn with a drain on TERM, and the gRPC server that starts and stops with it.
 
 Why not KServe's `ModelServer`: on TERM it unregisters the model first, so that requests in flight get 404, and uvicorn
 stops at once; it also has no setting for the address, and serves an endpoint by which anybody may unload the model.
@@ -18,6 +18,7 @@ import uvicorn
 
 from retrieval_core.log import get_logger
 from retrieval_encoder_server.connections import AgingConnection
+from retrieval_encoder_server.grpc_server import GrpcServer
 from retrieval_encoder_server.lifecycle import Lifecycle
 from retrieval_encoder_server.listening import accept_waiting, stop_handshakes
 from retrieval_encoder_server.settings import Settings
@@ -34,7 +35,12 @@ class DrainingServer(uvicorn.Server):
     """Uvicorn, stopped by `Lifecycle` instead of by the signal itself."""
 
     def __init__(
-        self, app: Any, settings: Settings, lifecycle: Lifecycle, on_started: Callable[[], None] = lambda: None
+        self,
+        app: Any,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        on_started: Callable[[], None] = lambda: None,
+        beside: GrpcServer | None = None,
     ) -> None:
         """`on_started` is called once, when connections are accepted and TERM means drain."""
         super().__init__(
@@ -56,9 +62,12 @@ class DrainingServer(uvicorn.Server):
         )
         self._lifecycle = lifecycle
         self._on_started = on_started
+        self._grpc = beside
         self._said_draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._grpc is not None:
+            await self._grpc.start()
         await super().startup(sockets)
         self._on_started()
 
@@ -76,13 +85,27 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter) or self._lifecycle.is_drained()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the ports, and let what is in flight finish."""
+        await asyncio.gather(self._shutdown_http(sockets or []), self._shutdown_grpc())
+        log.info("stopped", requests=self.server_state.total_requests)
+
+    async def _shutdown_grpc(self) -> None:
+        if self._grpc is None:
+            return
+        stopping = asyncio.create_task(self._grpc.stop())
+        while not stopping.done() and not self.force_exit:
+            await asyncio.wait([stopping], timeout=0.1)
+        if self.force_exit:
+            await self._grpc.stop(immediately=True)
+        await stopping
+
+    async def _shutdown_http(self, sockets: list[socket.socket]) -> None:
         """Close the listening socket without resetting who has just connected, then let requests in flight finish."""
-        await self._close_listeners(sockets or [])
+        await self._close_listeners(sockets)
         deadline = asyncio.get_running_loop().time() + LAST_CALL_S
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline and not self.force_exit:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets=[])
-        log.info("stopped", requests=self.server_state.total_requests)
 
     async def _close_listeners(self, sockets: list[socket.socket]) -> None:
         """The kernel resets connections that wait in the backlog of a closed socket: accept them first."""

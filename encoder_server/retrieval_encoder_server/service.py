@@ -4,14 +4,17 @@
     query  -> [the above | stored member vector | the caller's vector] -> search batcher (one thread) -> hits
 
 Each stage is bounded, so an overload is refused at the door (429) instead of growing a queue of dead requests.
+One deadline covers all stages of a request. When it passes, what waits is taken out of its queue; what a thread has
+begun is finished, unheard, and counts against the stage's bound until then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +23,7 @@ import numpy as np
 from retrieval_encoder_server.batcher import Batcher, Clock
 from retrieval_encoder_server.engine import Engine, Hits, Query, TokenIds, Vectors
 from retrieval_encoder_server.metrics import Metrics
-from retrieval_encoder_server.refusals import Malformed, Overloaded, TooLarge, Unavailable, WrongBundle
+from retrieval_encoder_server.refusals import Malformed, NotInTime, Overloaded, TooLarge, WrongBundle
 from retrieval_encoder_server.schemas import EmbeddingInput, FeaturesInput, PromptInput, RetrieveRequest
 from retrieval_encoder_server.settings import Settings
 
@@ -60,7 +63,7 @@ class Service:
         self._settings = settings
         self._probe_timeout_s = probe_timeout_s
         self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenize")
-        self._preparing = 0
+        self._preparing = threading.Semaphore(MAX_PREPARING)
         self._encode: Batcher[Sequence[TokenIds], Vectors] = Batcher(
             "encode",
             self._encode_batch,
@@ -91,22 +94,11 @@ class Service:
 
     async def embed(self, inputs: Sequence[EmbeddingInput], dimension: int | None = None) -> Embedded:
         """Vectors of the inputs at `dimension` (None: the served one). Any `Refused` may come out."""
-        if not inputs:
-            raise Malformed("no inputs: expected at least one")
-        if len(inputs) > self._settings.max_inputs:
-            raise TooLarge(f"found {len(inputs)} inputs, this server takes at most {self._settings.max_inputs} at once")
-        self.engine.check_dimension(dimension)
-        prompts = await self._prepare(lambda: self.engine.prepare(inputs))
-        tokens = sum(map(len, prompts))
-        vectors = await self._answer(self._encode.submit(prompts, tokens))
-        return Embedded(self.engine.resize(vectors, dimension), tokens)
+        return await self._in_time(self._embed(inputs, dimension))
 
     async def retrieve(self, request: RetrieveRequest) -> Hits:
         """The best items for the request's query. Any `Refused` may come out."""
-        self.engine.check_filter(request.filter)
-        k = min(request.k, self.engine.index.count)
-        query = Query(await self._query_vector(request), k, request.exclude, request.filter)
-        return await self._answer(self._search.submit(query, 1))
+        return await self._in_time(self._retrieve(request))
 
     def require_bundle(self, bundle_id: str, where: str) -> None:
         """WrongBundle unless `bundle_id` is the one served."""
@@ -121,12 +113,29 @@ class Service:
         if self._encode.succeeded_within(PROBE_AFTER_S):
             return True
         try:
-            await asyncio.wait_for(self.embed([PROBE]), self._probe_timeout_s)
+            await asyncio.wait_for(self._embed([PROBE]), self._probe_timeout_s)
         except (TimeoutError, Overloaded):
             return True
         except Exception:  # a model that cannot encode a fixed prompt is broken, however it fails
             return False
         return True
+
+    async def _embed(self, inputs: Sequence[EmbeddingInput], dimension: int | None = None) -> Embedded:
+        if not inputs:
+            raise Malformed("no inputs: expected at least one")
+        if len(inputs) > self._settings.max_inputs:
+            raise TooLarge(f"found {len(inputs)} inputs, this server takes at most {self._settings.max_inputs} at once")
+        self.engine.check_dimension(dimension)
+        prompts = await self._prepare(lambda: self.engine.prepare(inputs))
+        tokens = sum(map(len, prompts))
+        vectors = await asyncio.wrap_future(self._encode.submit(prompts, tokens))
+        return Embedded(self.engine.resize(vectors, dimension), tokens)
+
+    async def _retrieve(self, request: RetrieveRequest) -> Hits:
+        self.engine.check_filter(request.filter)
+        k = min(request.k, self.engine.index.count)
+        query = Query(await self._query_vector(request), k, request.exclude, request.filter)
+        return await asyncio.wrap_future(self._search.submit(query, 1))
 
     async def _query_vector(self, request: RetrieveRequest) -> Vectors:
         if request.embedding is not None:
@@ -135,28 +144,25 @@ class Service:
         if request.member_id is not None:
             member_id = request.member_id
             return await self._prepare(lambda: self.engine.member_vector(member_id))
-        embedded = await self.embed([FeaturesInput("member", dict(request.member or {}), "member")])
+        embedded = await self._embed([FeaturesInput("member", dict(request.member or {}), "member")])
         return np.ascontiguousarray(embedded.vectors[0])
 
     async def _prepare(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the tokenizer pool, if not too much waits there already."""
-        if self._preparing >= MAX_PREPARING:
-            raise Overloaded(f"{self._preparing} requests are being prepared; try again later", retry_after_s=1)
-        self._preparing += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._preparing -= 1
+        if not self._preparing.acquire(blocking=False):
+            raise Overloaded(f"{MAX_PREPARING} requests are being prepared; try again later", retry_after_s=1)
+        future = self._pool.submit(work)
+        # When the thread is done, not when the caller has gone: a thread that works for nobody is still busy.
+        future.add_done_callback(lambda _: self._preparing.release())
+        return await asyncio.wrap_future(future)
 
-    async def _answer(self, future: Future[Result]) -> Result:
-        """The batch's result; cancelling (a time-out) takes the entry out of the queue."""
+    async def _in_time(self, work: Awaitable[Result]) -> Result:
+        """What `work` returns, or NotInTime at the deadline; cancelling takes what still waits out of its queue."""
         timeout_s = self._settings.request_timeout_seconds
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            return await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
-            raise Unavailable(
-                f"not answered within {timeout_s:g} s; the server is overloaded", retry_after_s=5
-            ) from None
+            raise NotInTime(f"not answered within {timeout_s:g} s; the server is overloaded", retry_after_s=5) from None
 
     def _encode_batch(self, requests: Sequence[Sequence[TokenIds]]) -> list[Vectors]:
         """Encode the prompts of all requests as one batch, and split the vectors again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BundleId = Annotated[str, StringConstraints(pattern=r"^b-[0-9a-f]{16}$")]
@@ -33,8 +33,19 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    # KServe's own server listens on 8081 unless told otherwise. Not here: an InferenceService exposes one port, and
+    # servers on one machine would all want the same.
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port for KServe's V2 protocol over gRPC, for which KServe's own default is 8081; "
+        "0 picks a free one; without it no gRPC.",
+    )
     connection_age_seconds: Seconds = Field(
-        60, description="A connection older than this (10 % jitter) ends with its next response."
+        60,
+        description="A connection older than this (10 % jitter) ends with its next response. "
+        "Over gRPC, not older than the drain, either.",
     )
     drain_seconds: float = Field(
         15,
@@ -58,3 +69,10 @@ class Settings(BaseSettings):
     stuck_after_seconds: Seconds = Field(
         60, description="/v2/health/live fails when a worker has not finished a step for this long."
     )
+
+    @field_validator("grpc_port")
+    @classmethod
+    def _has_its_own_port(cls, grpc_port: int | None, info: ValidationInfo) -> int | None:
+        if grpc_port and grpc_port == info.data.get("port"):
+            raise ValueError(f"found {grpc_port}, which is PORT; expected another one")
+        return grpc_port

@@ -94,6 +94,11 @@ def ids(champion: dict[str, Any]) -> str:
     return f"{champion['bundleId']} {champion['generationId']}"
 
 
+def served(address: str) -> dict[str, Any]:
+    """What whoever answers at the address says it is: bundle_id, generation_id, dimension, count."""
+    return dict(httpx.get(f"{address}/v1/ids", timeout=30).raise_for_status().json())
+
+
 @contextmanager
 def control_plane() -> Iterator[None]:
     """`retrieval-operator local run` in the background, as in a second terminal; its log is in the demo's directory."""
@@ -199,25 +204,33 @@ def sabotage(second: dict[str, Any]) -> None:
     act("3. A sabotaged revision (shuffled labels) is refused with its numbers; the champion keeps serving")
     generate("day-35-sabotaged", 35, "--shuffle-labels")
     apply("feed-3", dataset="day-35-sabotaged", revision="sabotaged", refresh="none", expect=NOT_REACHED)
-    after = status()
-    if ids(after["champion"]) != ids(second["champion"]) or after["history"][0]["outcome"] != "Rejected":
-        raise DemoFailed(f"the sabotaged revision ended as {after['history'][0]['outcome']}")
+    end = status()["history"][0]
+    if end["outcome"] != "Rejected":
+        raise DemoFailed(f"the sabotaged revision ended as {end['outcome']}: {end['message']}")
+    answer = served(second["address"])
+    if f"{answer['bundle_id']} {answer['generation_id']}" != ids(second["champion"]):
+        raise DemoFailed(f"{second['address']} is answered by {answer}, not by revision 2")
+    console.print(
+        f"\nRefused, as it should be (exit code {NOT_REACHED}). {second['address']} is answered by revision 2."
+    )
     local("describe", "feed")
 
 
 def refresh(second: dict[str, Any]) -> None:
     act("4. An index refresh brings in new items under the same model")
     generate("day-36", 36)
+    console.print(
+        "The manifest names day-35 as the data's revision again, so nothing is trained; a new index.refresh.revision "
+        "asks for an index of what is there by day 36."
+    )
     apply("feed-4", dataset="day-36", revision="day-35", refresh="day-36")
     after = status()
     if after["champion"]["bundleId"] != second["champion"]["bundleId"]:
         raise DemoFailed("a refresh must keep the bundle")
-    count = {}
-    with httpx.Client(timeout=30) as client:
-        count["after"] = client.get(f"{after['address']}/v1/ids").raise_for_status().json()["count"]
+    now = served(after["address"])["count"]
     before = json.loads((Path(second["champion"]["generationUri"]) / "MANIFEST.json").read_text())["count"]
-    console.print(f"Items in the served index (synthetic): {before} before, {count['after']} now.")
-    if count["after"] <= before:
+    console.print(f"Items in the served index (synthetic): {before} before, {now} now.")
+    if now <= before:
         raise DemoFailed("the refresh brought in no new items")
     show_recommendations(after["address"], open_dataset(str(DEMO / "data" / "day-36")))
 
@@ -236,17 +249,29 @@ def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave everything run
             sabotage(second)
             refresh(second)
             page = description()["page"]
-        console.print(f"\nDone in {(time.monotonic() - started) / 60:.1f} min. MLflow: {page}")
+        console.print(f"\nDone in {(time.monotonic() - started) / 60:.1f} min. MLflow's pages: {page}")
     except DemoFailed as error:
         console.print(f"[bold red]The demo failed:[/bold red] {error}", soft_wrap=True)
         console.print(f"The control plane's log: {DEMO / 'controller.log'}", soft_wrap=True)
         raise typer.Exit(1) from None
     finally:
-        if not keep:
-            local("down")
-    if keep:
-        console.print(f"Left running. To look around: export RETRIEVAL_OPERATOR_HOME={DEMO / 'home'}")
-        console.print("then `retrieval-operator local describe feed`, and `retrieval-operator local down` to stop.")
+        if keep:
+            leave_running()
+        else:
+            stop()
+
+
+def stop() -> None:
+    local("down")
+    console.print("Everything is stopped, MLflow too; `KEEP=1 make demo` leaves it running to look around.")
+
+
+def leave_running() -> None:
+    command = SCRIPTS / "retrieval-operator"
+    console.print("Left running: the champion at its address, and MLflow. To look around, and to stop them:")
+    console.print(f"  export RETRIEVAL_OPERATOR_HOME={DEMO / 'home'}", soft_wrap=True)
+    for what in ("describe feed", "run    # the control plane again", "down"):
+        console.print(f"  {command} local {what}", soft_wrap=True)
 
 
 if __name__ == "__main__":

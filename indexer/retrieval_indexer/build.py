@@ -36,6 +36,7 @@ class BuildRequest:
     factory: str = AUTO
     served_dimension: int | None = None
     served_k: int = DEFAULT_SERVED_K
+    latency_target_ms: int | None = None
     expected_bundle_id: str | None = None
     previous: str | None = None
     members: bool = False
@@ -51,6 +52,8 @@ class IndexBuild:
             raise BadArguments(f"--shards is {request.shards}, expected at least 1")
         if request.served_k < 1:
             raise BadArguments(f"--served-k is {request.served_k}, expected at least 1")
+        if request.latency_target_ms is not None and request.latency_target_ms < 1:
+            raise BadArguments(f"--latency-target-ms is {request.latency_target_ms}, expected at least 1")
         bundle = Bundle.open(request.bundle, expected_id=request.expected_bundle_id)
         dataset = open_dataset(request.dataset)
         as_of = request.as_of if request.as_of is not None else default_as_of(dataset, request.kind)
@@ -60,6 +63,7 @@ class IndexBuild:
             factory=request.factory,
             served_dimension=_served_dimension(bundle, request.served_dimension),
             served_k=request.served_k,
+            latency_target_ms=request.latency_target_ms,
             members=request.members,
         )
         self.workspace = Workspace(request.out)
@@ -87,9 +91,13 @@ class IndexBuild:
 
     def found_complete(self) -> Manifest | None:
         """The manifest when an earlier run of the same command has finished; BadInput when --out holds another."""
-        if is_published(self.workspace.uri, MANIFEST):
+        published = is_published(self.workspace.uri, MANIFEST)
+        if published:
             self.workspace.fetch_all()
-        return found_complete(self.corpus, self.settings, self.workspace.directory)
+        manifest = found_complete(self.corpus, self.settings, self.workspace.directory)
+        if manifest is not None and not published:  # finished here, then cut off on its way to a remote URI
+            self.workspace.publish(MANIFEST)
+        return manifest
 
     def encode(self, shard: Shard, progress: Progress = lambda _: None) -> None:
         self._fetch_shard(shard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -37,6 +39,14 @@ FactoryOption = Annotated[
 ]
 DimensionOption = Annotated[int | None, typer.Option(help="Width that is searched; default: the bundle's full width.")]
 ServedKOption = Annotated[int, typer.Option(help="The k that will be served; recall is measured at it.")]
+LatencyOption = Annotated[
+    int | None,
+    typer.Option(
+        help="With --factory auto: Flat while the measured median time of one query on one thread is at most this, "
+        "in milliseconds; default: the corpus's size decides.",
+        show_default=False,
+    ),
+]
 ExpectedOption = Annotated[str | None, typer.Option(help="Refuse any other bundle.", show_default=False)]
 PreviousOption = Annotated[
     str | None,
@@ -47,11 +57,7 @@ ShardsOption = Annotated[int, typer.Option(help="How many shards the corpus is d
 DeviceOption = Annotated[str, typer.Option(help="torch device that encodes.")]
 
 
-@app.command(
-    epilog="Example:\n\n`retrieval-index build --bundle ./bundle --dataset ./data --kind serving --out ./index`"
-)
-@exit_with_reason()
-def build(
+def build_request(
     *,
     bundle: BundleOption,
     dataset: DatasetOption,
@@ -61,22 +67,44 @@ def build(
     factory: FactoryOption = AUTO,
     served_dimension: DimensionOption = None,
     served_k: ServedKOption = DEFAULT_SERVED_K,
+    latency_target_ms: LatencyOption = None,
     expected_bundle_id: ExpectedOption = None,
     previous: PreviousOption = None,
     members: MembersOption = False,
     shards: ShardsOption = 1,
     device: DeviceOption = "cpu",
-) -> None:
+) -> BuildRequest:
+    """The options that `build` and `merge` share."""
+    return BuildRequest(**locals())  # the options are its fields
+
+
+def with_build_request(command: Callable[[BuildRequest], None]) -> Callable[..., None]:
+    """Give a command the options of `build_request`, and call it with the request they make."""
+
+    def with_options(**options: Any) -> None:
+        command(build_request(**options))
+
+    # What typer reads of a command; not functools.wraps, which would show it the signature of `command`.
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    with_options.__signature__ = inspect.signature(build_request, eval_str=True)  # type: ignore[attr-defined]
+    return with_options
+
+
+@app.command(
+    epilog="Example:\n\n`retrieval-index build --bundle ./bundle --dataset ./data --kind serving --out ./index`"
+)
+@exit_with_reason()
+@with_build_request
+def build(request: BuildRequest) -> None:
     """Build a generation: encode every shard, then merge. Started again after an interruption, it continues."""
-    request = BuildRequest(**locals())  # the options are its fields
     start_logging()
     task = IndexBuild(request)
     manifest = task.found_complete()
     if manifest is None:
         with progress_bars() as bars:
             progress = bars("encoding", task.total)
-            for number in range(shards):
-                task.encode(Shard(number, shards), progress)
+            for number in range(request.shards):
+                task.encode(Shard(number, request.shards), progress)
             manifest = task.merge(progress)
     _finish(task, manifest)
 
@@ -122,24 +150,9 @@ def encode(
     "--kind serving --out ./index`"
 )
 @exit_with_reason()
-def merge(
-    *,
-    shards: ShardsOption,
-    bundle: BundleOption,
-    dataset: DatasetOption,
-    kind: KindOption,
-    out: OutOption,
-    as_of: AsOfOption = None,
-    factory: FactoryOption = AUTO,
-    served_dimension: DimensionOption = None,
-    served_k: ServedKOption = DEFAULT_SERVED_K,
-    expected_bundle_id: ExpectedOption = None,
-    previous: PreviousOption = None,
-    members: MembersOption = False,
-    device: DeviceOption = "cpu",
-) -> None:
+@with_build_request
+def merge(request: BuildRequest) -> None:
     """Make the generation out of encoded shards: member vectors, search index, checks, MANIFEST.json last."""
-    request = BuildRequest(**locals())  # the options are its fields
     start_logging()
     task = IndexBuild(request)
     manifest = task.found_complete()
@@ -168,11 +181,17 @@ def print_generation(manifest: Manifest, provenance: str) -> None:
         "largest norm error": _number(checks.max_norm_error, ".1e"),
         "self-hit": _number(checks.self_hit, ".4f"),
         f"recall@{manifest.served_k} against exact": _number(checks.recall_at_served_k, ".4f"),
+        **_latency_row(manifest),
         "coverage": _number(checks.coverage, ".4f"),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def _latency_row(manifest: Manifest) -> dict[str, str]:
+    latency = manifest.latency
+    return {} if latency is None else {"p50 (target)": f"{_number(latency.p50_ms, '.2f')} ms ({latency.target_ms} ms)"}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Annotated, Any
 
 import httpx
 import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from retrieval_core.dataset import open_dataset
@@ -17,10 +21,13 @@ from retrieval_indexer.console import console, progress_bars, start_logging, tit
 from retrieval_indexer.evaluation.gates import parse_gates
 from retrieval_indexer.evaluation.power import difference_spread, members_to_decide, pass_probability
 from retrieval_indexer.evaluation.run import LAST_FILE, PLOT_FILE, Evaluation, EvaluationRequest
-from retrieval_indexer.evaluation.verification import TIMEOUT_S, Verifier, open_verification, sample_members
+from retrieval_indexer.evaluation.verification import TIMEOUT_S, Verifier, open_verification
+from retrieval_indexer.members import sample_members
 from retrieval_indexer.workspace import Workspace
 
 VERIFICATION_FILE = "verification.json"
+# MLflow bounds a metric's name by 250 characters; what comes before the segment takes fewer than 60 of them.
+SEGMENT_CHARS = 160
 
 app = typer.Typer(
     help="Measure retrieval on held-out members; verify a served stack.",
@@ -34,7 +41,7 @@ Uri = Annotated[str, typer.Option(show_default=False)]
 OptionalUri = Annotated[str | None, typer.Option(show_default=False)]
 GatesOption = Annotated[str, typer.Option(help="A JSON file, or inline JSON: [{metric, k, pool, segment, ...}].")]
 KOption = Annotated[str, typer.Option(help="Cuts for corpus recall and hit rate, comma-separated.")]
-SegmentsOption = Annotated[str, typer.Option(help="all, new, category:FIELD=VALUE; comma-separated.")]
+SegmentsOption = Annotated[str, typer.Option(help="all, new, category:FIELD=VALUE; comma-separated, or a JSON list.")]
 PoolsOption = Annotated[
     str | None,
     typer.Option(help="pools.parquet of an earlier evaluation; default: draw them, by a seed from the snapshot."),
@@ -82,7 +89,7 @@ def run(
         untrained=_pair("untrained", untrained_bundle, untrained_generation),
         gates=parse_gates(gates),
         ks=_numbers("--k", k),
-        segments=[name.strip() for name in segments.split(",") if name.strip()],
+        segments=_segments(segments),
         confidence=confidence,
         min_samples=min_samples,
         pools=pools,
@@ -123,7 +130,7 @@ def verify(
     data = open_dataset(dataset)
     document = _finished_verification(out, opened_generation.id)
     if document is None:
-        chosen = sample_members(data, opened_generation.manifest.as_of, members)
+        chosen = sample_members(data, opened_generation.manifest.as_of, members, "verify").tolist()
         with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client, progress_bars() as bars:
             verifier = Verifier(client, opened_bundle, opened_generation, data)
             document = verifier.verify(chosen, k, bars("asking", len(chosen)))
@@ -159,10 +166,19 @@ def power(
 def report_metrics(document: dict[str, Any]) -> dict[str, float]:
     """What MLflow draws: the metrics of every subject, under names that it allows."""
     named = {
-        f"{row['subject']}/{row['metric']}_at_{row['k']}_{row['pool']}/{row['segment'].replace('=', '.')}": row["value"]
+        f"{row['subject']}/{row['metric']}_at_{row['k']}_{row['pool']}/{_allowed(row['segment'])}": row["value"]
         for row in document["metrics"]
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _allowed(segment: str) -> str:
+    """The segment in characters that MLflow allows and that are no path; a hash keeps apart what would become equal."""
+    readable = segment.replace("=", ".", 1)
+    if len(segment) <= SEGMENT_CHARS and re.fullmatch(r"[\w: -]+(=[\w.: -]+)?", segment):
+        return readable  # the first dot is the equals sign, so no other segment reads like it
+    digest = hashlib.sha256(segment.encode()).hexdigest()[:8]
+    return re.sub(r"[^\w.: -]", "_", readable)[:SEGMENT_CHARS] + f"-{digest}"
 
 
 def print_evaluation(document: dict[str, Any]) -> None:
@@ -171,22 +187,32 @@ def print_evaluation(document: dict[str, Any]) -> None:
     subjects = list(dict.fromkeys(row["subject"] for row in document["metrics"]))
     table = Table(title=titled(provenance, f"{evaluated} held-out members, mean and one-sided bounds"))
     for heading in ("metric", *subjects):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     cells: dict[str, dict[str, str]] = {}
     for row in document["metrics"]:
         if row["segment"] == "all":
-            cells.setdefault(f"{row['metric']}@{row['k']} {row['pool']}", {})[row["subject"]] = _interval(row)
+            cells.setdefault(f"{row['metric']}@{row['k']} {row['pool']}", {})[row["subject"]] = _cell(row)
     for metric, values in cells.items():
         table.add_row(metric, *(values.get(subject, "") for subject in subjects))
     console.print(table)
+    for row in document["comparisons"]:
+        if (row["baseline"], row["pool"], row["segment"]) == ("notPersonal", "matched", "all"):
+            console.print(_share_of_the_member(row))
     if document["gates"]:
         console.print(_gate_table(document, titled(provenance, "gates")))
     coverage = document["coverage"]
     console.print(f"{coverage['absent']} of {coverage['testPositives']} test positives are not in the corpus.")
     if evaluated < document["minSamples"]:
         console.print(f"Only {evaluated} members: fewer than the {document['minSamples']} that a verdict needs.")
-    if document["leakage"]:
-        console.print(f"Leakage: {document['leakage']}")
+    for sentence in filter(None, document["leakage"].values()):
+        console.print(f"Leakage: {sentence}")
+
+
+def _share_of_the_member(row: dict[str, Any]) -> str:
+    """How much of the candidate's value is gone when its item vectors meet the mean member instead of the right one."""
+    numbers = f"{row['delta']:+.4f} ({row['lower']:+.4f} to {row['upper']:+.4f})"
+    shown = "" if row["lower"] > 0 else ": it is not shown to be personal"
+    return f"{row['metric']}@{row['k']} {row['pool']}, candidate - notPersonal: {numbers}{shown}."
 
 
 def _gate_table(document: dict[str, Any], title: str) -> Table:
@@ -197,7 +223,7 @@ def _gate_table(document: dict[str, Any], title: str) -> Table:
     for gate in document["gates"]:
         differ = "" if gate["discordant"] is None else f" ({gate['discordant']})"
         table.add_row(
-            f"{gate['metric']}@{gate['k']} {gate['pool']} {gate['segment']}",
+            escape(f"{gate['metric']}@{gate['k']} {gate['pool']} {gate['segment']}"),
             f"{gate['n']}{differ}",
             _number(gate["value"]),
             _number(gate["championValue"]),
@@ -221,12 +247,12 @@ def print_verification(document: dict[str, Any], provenance: str) -> None:
         console.print(f"  {mismatch}")
 
 
-def _interval(row: dict[str, Any]) -> str:
-    return (
-        row.get("problem", "")
-        if row["value"] is None
-        else f"{row['value']:.3f} ({row['lower']:.3f}-{row['upper']:.3f})"
-    )
+def _cell(row: dict[str, Any]) -> str:
+    """The value; with its bounds where it is a stack's (those of baselines are in evaluation.json)."""
+    if row["value"] is None:
+        return str(row["problem"])
+    bounds = f" ({row['lower']:.3f}-{row['upper']:.3f})" if row["subject"] in ("candidate", "champion") else ""
+    return f"{row['value']:.3f}{bounds}"
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
@@ -237,6 +263,20 @@ def _pair(name: str, bundle: str | None, generation: str | None) -> tuple[str, s
     if (bundle is None) != (generation is None):
         raise BadArguments(f"give both --{name}-bundle and --{name}-generation, or neither")
     return None if bundle is None or generation is None else (bundle, generation)
+
+
+def _segments(text: str) -> list[str]:
+    """Names separated by commas; a JSON list where a name holds one."""
+    if not text.lstrip().startswith("["):
+        names = [name.strip() for name in text.split(",")]
+    else:
+        try:
+            names = TypeAdapter(list[str]).validate_json(text)
+        except ValidationError:
+            raise BadArguments(
+                f'--segments is {text!r}, expected names separated by commas, or a JSON list such as ["all", "new"]'
+            ) from None
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

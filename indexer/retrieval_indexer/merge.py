@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from retrieval_core.encoding import Encoder, truncate
 from retrieval_core.errors import BadArguments, BadInput
 from retrieval_core.files import write_json
-from retrieval_core.generation import FileEntry, Generation, Manifest, generation_id
+from retrieval_core.generation import FileEntry, Generation, Latency, Manifest, generation_id
 from retrieval_core.generation.manifest import (
     INDEX,
     MANIFEST,
@@ -27,10 +28,11 @@ from retrieval_core.generation.manifest import (
 )
 from retrieval_core.generation.search import index_bytes, library_version
 from retrieval_core.generation.writer import write_bytes, write_table, write_vectors
-from retrieval_indexer.checks import check_generation, finite_rows, sample_rows
+from retrieval_indexer.checks import SAMPLE, check_generation, finite_rows
 from retrieval_indexer.corpus import Corpus, Shard
-from retrieval_indexer.encode import PROMPTS_PER_CALL, Progress, finished_shard
-from retrieval_indexer.factory import derive_index, resolve_factory
+from retrieval_indexer.encode import Progress, finished_shard
+from retrieval_indexer.factory import BuiltIndex, IndexChooser, possible_factories
+from retrieval_indexer.members import MemberVectors
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,6 +44,8 @@ class IndexSettings:
     factory: str
     served_dimension: int
     served_k: int
+    latency_target_ms: int | None
+    """With factory `auto`: Flat while its measured p50 is at most this; None decides by size."""
     members: bool
     """Whether member vectors are stored, for retrieval by member id."""
 
@@ -69,13 +73,19 @@ def found_complete(corpus: Corpus, settings: IndexSettings, directory: Path) -> 
         "asOf": corpus.as_of,
         "servedDimension": settings.served_dimension,
         "servedK": settings.served_k,
-        "factory": resolve_factory(settings.factory, manifest.count, settings.served_dimension),
     }
     document = manifest.document()
     different = [
         f"{key} {document[key]!r} (asked for {value!r})" for key, value in wanted.items() if document[key] != value
     ]
-    if settings.members != bool(manifest.members):
+    target_ms = manifest.latency.target_ms if manifest.latency is not None else None
+    if target_ms != settings.latency_target_ms:
+        different.append(f"a latency target of {target_ms} ms (asked for {settings.latency_target_ms})")
+    elif manifest.factory not in possible_factories(
+        settings.factory, manifest.count, settings.served_dimension, settings.latency_target_ms
+    ):
+        different.append(f"factory {manifest.factory!r} (asked for {settings.factory!r})")
+    if settings.members != (MEMBER_IDS in manifest.files):
         different.append(f"members {manifest.members}")
     if different:
         raise BadInput(f"{directory} holds generation {manifest.id} with {', '.join(different)}; choose another --out")
@@ -94,31 +104,26 @@ def merge_shards(
 ) -> Manifest:
     """Make the generation out of `shards` finished shards under `directory`; every file is written before the manifest.
 
-    Raises BadArguments when a shard is missing, BadInput when nothing exists at asOf, StorageFailed on a full disk.
+    Raises BadArguments when a shard is missing or the factory does not fit, BadInput when nothing exists at asOf,
+    StorageFailed on a full disk.
     """
     encoded = _gather(corpus, shards, directory)
     _remove_leftovers(directory, shards)
-    member_vectors: Vectors = np.empty((0, encoded.vectors.shape[1]), np.float32)
-    member_files: dict[str, FileEntry] = {}
-    if settings.members:
-        member_vectors, member_files = _encode_members(corpus, directory, encoder(), progress)
+    members = MemberVectors(corpus, encoder, stored=settings.members, progress=progress)
+    member_files = _write_members(corpus, directory, members) if settings.members else {}
     served = truncate(_searchable(encoded.vectors), settings.served_dimension)
-    factory = resolve_factory(settings.factory, len(served), settings.served_dimension)
-    queries = _queries(served, truncate(_searchable(member_vectors), settings.served_dimension))
-    try:
-        built = derive_index(served, factory, queries, min(settings.served_k, len(served)))
-    except ValueError as error:
-        raise BadArguments(f"--factory: {error}; use Flat or auto, or a factory that fits the corpus") from None
+    built = _choose_index(served, members, settings)
     checks = check_generation(
         vectors=encoded.vectors,
         served=served,
-        member_vectors=member_vectors,
+        member_vectors=members.vectors,
         prompt_hashes=encoded.prompt_hashes,
         index=built.index,
         parameters=built.parameters,
         recall=built.recall,
         existing=int(np.count_nonzero(corpus.present)),
     )
+    target_ms = settings.latency_target_ms
     index_file = write_bytes(directory / INDEX, index_bytes(built.index))
     manifest = _manifest(
         kind=corpus.kind,
@@ -128,15 +133,16 @@ def merge_shards(
         count=len(encoded.vectors),
         dimension=encoded.vectors.shape[1],
         served_dimension=settings.served_dimension,
-        factory=factory,
+        factory=built.factory,
         parameters=built.parameters,
         library={"faiss": library_version()},
         served_k=settings.served_k,
         checks=checks,
+        latency=None if target_ms is None else Latency(target_ms=target_ms, p50_ms=built.p50_ms),
         previous=previous_id,
         copied=encoded.copied,
         encoded=len(encoded.vectors) - encoded.copied,
-        members=len(member_vectors),
+        members=len(members.rows),
         files={**encoded.files, **member_files, INDEX: index_file},
     )
     write_json(directory / MANIFEST, manifest.document())
@@ -181,26 +187,21 @@ def _remove_leftovers(directory: Path, shards: int) -> None:
         path.unlink()
 
 
-def _encode_members(
-    corpus: Corpus, directory: Path, encoder: Encoder, progress: Progress
-) -> tuple[Vectors, dict[str, FileEntry]]:
-    """Vectors of every member that had joined by asOf, as of then."""
-    dataset, history = corpus.dataset, corpus.bundle.prompts.member.history
-    joined = dataset.member_joined_at
-    rows = np.arange(len(dataset.member_ids)) if joined is None else np.flatnonzero(joined <= corpus.as_of)
-    max_history = history.max_items if history is not None else 0
-    vectors = np.empty((len(rows), encoder.dimension), dtype=np.float32)
-    for start in range(0, len(rows), PROMPTS_PER_CALL):
-        chunk = rows[start : start + PROMPTS_PER_CALL]
-        features = [corpus.view.member_features(int(row), corpus.as_of, max_history) for row in chunk]
-        vectors[start : start + len(chunk)] = encoder.encode_members(features)
-        progress(len(chunk))
-    ids = pa.array(dataset.member_ids[rows].tolist(), type=pa.string())
-    files = {
-        MEMBER_VECTORS: write_vectors(directory / MEMBER_VECTORS, vectors),
+def _write_members(corpus: Corpus, directory: Path, members: MemberVectors) -> dict[str, FileEntry]:
+    ids = pa.array(corpus.dataset.member_ids[members.rows].tolist(), type=pa.string())
+    return {
+        MEMBER_VECTORS: write_vectors(directory / MEMBER_VECTORS, members.vectors),
         MEMBER_IDS: write_table(directory / MEMBER_IDS, {"member_id": ids}),
     }
-    return vectors, files
+
+
+def _choose_index(served: Vectors, members: MemberVectors, settings: IndexSettings) -> BuiltIndex:
+    @cache
+    def queries() -> Vectors:
+        return truncate(_searchable(members.sample(SAMPLE)), settings.served_dimension)
+
+    chooser = IndexChooser(served, min(settings.served_k, len(served)), queries)
+    return chooser.choose(settings.factory, settings.latency_target_ms)
 
 
 def _searchable(vectors: Vectors) -> Vectors:
@@ -210,7 +211,3 @@ def _searchable(vectors: Vectors) -> Vectors:
     """
     finite = finite_rows(vectors)
     return vectors if finite.all() else np.where(finite[:, None], vectors, np.float32(0))
-
-
-def _queries(items: Vectors, members: Vectors) -> Vectors:
-    return np.concatenate([items[sample_rows(len(items))], members[sample_rows(len(members))]])

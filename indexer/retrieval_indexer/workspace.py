@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from retrieval_core.files import is_published, local_path, publish
+from retrieval_core.files import is_local, is_published, local_path, publish
 
 
 class Workspace:
@@ -20,7 +20,7 @@ class Workspace:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.is_local = "://" not in uri or uri.startswith("file://")
+        self.is_local = is_local(uri)
         self.directory = local_path(uri) if self.is_local else _staging_directory(uri)
         self.directory.mkdir(parents=True, exist_ok=True)
 

@@ -201,14 +201,15 @@ async def _keep_running(server: MlflowServer, stop: asyncio.Event, on_return: Ca
     while not stop.is_set():
         try:
             await server.ensure()
+            was_healthy, healthy = healthy, await server.is_healthy()
+            if healthy and not was_healthy:
+                await on_return()
             told = ""
-        except PortError as error:
-            if str(error) != told:
-                _log.warning("MLflow cannot be started", error=str(error))
-            told = str(error)
-        was_healthy, healthy = healthy, await server.is_healthy()
-        if healthy and not was_healthy:
-            await on_return()
+        except Exception as error:  # the boundary: a full disk or a defect must not end the control plane
+            if repr(error) != told:
+                known = isinstance(error, PortError)
+                _log.warning("MLflow cannot be looked after", error=str(error), exc_info=None if known else error)
+            told, healthy = repr(error), False
         await _pause(stop, _MLFLOW_CHECK_S if healthy else _MLFLOW_START_POLL_S)
 
 

@@ -31,6 +31,9 @@ Call = Callable[[Ports, RetrievalModel, Any, int], Awaitable[None]]
 CALLS: Mapping[type[Action], Call] = {
     plan.EnsureRun: lambda ports, model, action, _: ports.registry.ensure_run(model, action),
     plan.TagRun: lambda ports, model, action, _: ports.registry.tag_run(model, action.run_id, action.tags),
+    plan.SetRunStatus: lambda ports, model, action, _: ports.registry.set_run_status(
+        model, action.run_id, action.status
+    ),
     plan.RegisterVersion: lambda ports, model, action, _: ports.registry.register_version(model, action),
     plan.DescribeVersion: lambda ports, model, action, _: ports.registry.describe_version(
         model, action.version, action.tags, action.description
@@ -51,7 +54,10 @@ CALLS: Mapping[type[Action], Call] = {
 }
 
 # A view of the registry from before one of these would make `decide` ask for it again.
-REGISTRY_ACTIONS = (plan.EnsureRun, plan.TagRun, plan.RegisterVersion, plan.DescribeVersion, plan.SetAlias)
+REGISTRY_ACTIONS = (
+    *(plan.EnsureRun, plan.TagRun, plan.SetRunStatus),
+    *(plan.RegisterVersion, plan.DescribeVersion, plan.SetAlias),
+)
 
 
 async def perform(ports: Ports, model: RetrievalModel, action: Action, now: int) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
-from retrieval_operator.domain.observed import Problem, RegistryObserved, StackObserved, TrafficObserved
+from retrieval_operator.domain.observed import Problem, RegistryObserved, RunStatus, StackObserved, TrafficObserved
 from retrieval_operator.domain.plan import EmitEvent, EnsureRun, RegisterVersion
 from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec
 
@@ -55,13 +55,16 @@ class ModelStore(Protocol):
 
 
 class Workloads(Protocol):
-    """Training, index build, evaluation, verification: programs that run to their end."""
+    """Training, index build, evaluation, verification, removal of files: programs that run to their end."""
 
     async def observe(self, model: RetrievalModel) -> Sequence[WorkloadObserved]:
         """Every attempt of this object that still has a record, finished ones included."""
 
     async def start(self, model: RetrievalModel, workload: WorkloadSpec) -> None:
-        """Start it once: a second call with the same name does nothing, whatever has become of the first."""
+        """Start it once: a second call with the same name does nothing, whatever has become of the first.
+
+        Only `delete` frees a name.
+        """
 
     async def stop(self, model: RetrievalModel, name: str) -> None:
         """Stop it (its record stays and says Failed unless it had ended). Unknown names are fine."""
@@ -73,12 +76,14 @@ class Workloads(Protocol):
 class Stacks(Protocol):
     """Servers, one group per stack, immutable but for their number."""
 
-    async def observe(self, model: RetrievalModel) -> Mapping[str, StackObserved]: ...
+    async def observe(self, model: RetrievalModel) -> Mapping[str, StackObserved]:
+        """Every stack of this object by its id. Raises Rejected when what is recorded about one cannot be read."""
 
     async def create(self, model: RetrievalModel, record: StackRecord, replicas: int) -> None:
         """Start the stack once: a second call with the same stack id does nothing but repair what died."""
 
-    async def scale(self, model: RetrievalModel, stack: str, replicas: int) -> None: ...
+    async def scale(self, model: RetrievalModel, stack: str, replicas: int) -> None:
+        """More or fewer servers of a stack. Raises Stale for an unknown one."""
 
     async def delete(self, model: RetrievalModel, stack: str) -> None:
         """Drain, then remove. Unknown stacks are fine. Raises Rejected while the traffic points at it."""
@@ -87,7 +92,8 @@ class Stacks(Protocol):
 class Traffic(Protocol):
     """One stable address. A switch affects new connections; old ones end within the connection age."""
 
-    async def observe(self, model: RetrievalModel) -> TrafficObserved: ...
+    async def observe(self, model: RetrievalModel) -> TrafficObserved:
+        """Where new connections go. Raises Rejected when that cannot be read: a champion is never guessed."""
 
     async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
         """Point new connections at the stack. Raises Stale on another version, or when the stack does not exist.
@@ -108,7 +114,10 @@ class Registry(Protocol):
 
     async def ensure_run(self, model: RetrievalModel, run: EnsureRun) -> None: ...
 
-    async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None: ...
+    async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags. With TAG_REPORT "" the run has no report any more, until its program reports again."""
+
+    async def set_run_status(self, model: RetrievalModel, run_id: str, status: RunStatus) -> None: ...
 
     async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None: ...
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -24,6 +28,9 @@ SECONDS = Histogram(
     # From a settled local pass (some ms) to a pass that waits for an unreachable registry (tens of seconds).
     buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
 )
+
+# Some weeks of a busy home. A gut feeling.
+LOG_MAX_BYTES = 10 * 2**20
 
 _log = structlog.get_logger("retrieval_operator.reconcile")
 
@@ -84,7 +91,31 @@ def _write(record: PassRecord, seconds: float) -> None:
         log.debug("nothing to do", **details)
 
 
-def configure_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
+class RotatingLog(io.TextIOBase):
+    """A log file of bounded size: full, it becomes `<path>.1` (one older is kept). A disk that is full loses lines."""
+
+    def __init__(self, path: Path, max_bytes: int = LOG_MAX_BYTES) -> None:
+        """Begins an empty file; what was there is the older one."""
+        self._handler = _QuietHandler(path, maxBytes=max_bytes, backupCount=1, encoding="utf-8")
+        if path.stat().st_size:
+            self._handler.doRollover()
+
+    def write(self, text: str) -> int:
+        line = text.removesuffix("\n")  # the handler ends lines itself
+        self._handler.handle(logging.makeLogRecord({"msg": line}))
+        return len(text)
+
+    def close(self) -> None:
+        self._handler.close()
+        super().close()
+
+
+class _QuietHandler(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        """A log that cannot be written must not end what it tells about."""
+
+
+def configure_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | RotatingLog | None = None) -> None:
     """Send the control plane's log to a stream, standard error by default. Colours only where people look."""
     stream = stream or sys.stderr
     renderer: structlog.types.Processor
@@ -105,6 +136,6 @@ def configure_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | N
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),  # it only writes and flushes
         cache_logger_on_first_use=False,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from retrieval_core.dataset import Dataset, FeatureView, open_dataset
 from retrieval_core.files import local_path
 from retrieval_core.prompts import Percentiles, PromptRenderer, PromptSpec, add_tokens, added_tokens
 from retrieval_trainer.bias import column_bias
+from retrieval_trainer.checkpoint import Progress
 from retrieval_trainer.config import TrainConfig
-from retrieval_trainer.distributed import barrier, is_first_rank
+from retrieval_trainer.distributed import barrier, from_first_rank, is_first_rank
 from retrieval_trainer.encoder import MICRO_BATCH_TOKENS, TokenBatch
 from retrieval_trainer.examples import TrainingExamples, training_examples
 from retrieval_trainer.gather import rank, world_size
 from retrieval_trainer.loss import ColumnBias
-from retrieval_trainer.model import attach_lora, load_base
+from retrieval_trainer.model import attach_lora, base_sha256, load_base, require_positions
 from retrieval_trainer.prompting import PromptTokens, training_numbers, with_budgets
 from retrieval_trainer.proposal import MEASURING_POSITION, Proposals, measure_proposals
 from retrieval_trainer.sampling import BatchSampler
@@ -39,7 +40,10 @@ class StepInput:
 
 @dataclass(frozen=True)
 class Training:
-    """One training, ready to run. `model` is on `device`, with adapters when the method is lora."""
+    """One training, ready to run. `model` is on `device`, with adapters when the method is lora.
+
+    `base_sha256` is what a checkpoint needs unchanged of the base; see `_base_sha256`. `resumed` is where it goes on.
+    """
 
     config: TrainConfig
     dataset: Dataset
@@ -51,8 +55,10 @@ class Training:
     percentiles: Percentiles
     prompt_tokens: PromptTokens
     tokenizer: Any
+    base_sha256: str
     model: nn.Module
     device: torch.device
+    resumed: Progress = field(default_factory=Progress)
 
     @property
     def global_batch(self) -> int:
@@ -60,12 +66,16 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in all; epochs are rounded up to whole steps."""
+        """Optimizer steps in all. Epochs are rounded up to whole steps.
+
+        Those done before count by their examples: another number of ranks takes other steps through the same epochs.
+        """
         parameters = self.config.hyperparameters
         if parameters.steps is not None:
             return parameters.steps
         assert parameters.epochs is not None, "config.py: exactly one of steps and epochs"
-        return -int(-parameters.epochs * len(self.examples) // self.global_batch)
+        left = max(0.0, parameters.epochs * len(self.examples) - self.resumed.position)
+        return self.resumed.step - int(-left // self.global_batch)
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -100,7 +110,9 @@ def assemble(config: TrainConfig, device: torch.device) -> Training:
     sampler = BatchSampler(examples, hard_negatives=parameters.hard_negatives, seed=parameters.seed)
     prompts = PromptSpec.parse(config.prompts) if config.prompts is not None else PromptSpec.default_for(dataset.spec)
     prompts = with_budgets(prompts, config.max_tokens)
-    base = load_base(_base_directory(config, dataset), config.dimensions)
+    directory = _base_directory(config, dataset)
+    base = load_base(directory, config.dimensions)
+    require_positions(base, prompts.max_tokens, config.base.describe())
     seen = sampler.batch(MEASURING_POSITION, min(len(examples), PERCENTILE_EXAMPLES))
     percentiles = Percentiles.fit(prompts, training_numbers(dataset, view, seen))
     add_tokens(base.tokenizer, base.model, prompts, percentiles, parameters.seed)
@@ -122,6 +134,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Training:
         percentiles=percentiles,
         prompt_tokens=PromptTokens(view, prompts, renderer, base.tokenizer),
         tokenizer=base.tokenizer,
+        base_sha256=_base_sha256(config, directory, device),
         model=model.to(device),
         device=device,
     )
@@ -135,3 +148,13 @@ def _base_directory(config: TrainConfig, dataset: Dataset) -> Path:
     if is_first_rank():
         barrier()
     return path
+
+
+def _base_sha256(config: TrainConfig, directory: Path, device: torch.device) -> str:
+    """Hashed by the first rank, whose weights all ranks train; the others learn the digest. A collective.
+
+    The preset's weights count only where they are frozen: a full training has all weights in its checkpoints, and the
+    preset, made anew on another machine after a restart, differs in the last bits.
+    """
+    weights = config.base.preset is None or config.hyperparameters.method == "lora"
+    return from_first_rank(base_sha256(directory, weights=weights) if is_first_rank() else None, device)

@@ -77,6 +77,14 @@ class Checkpoints:
         """URI of the newest complete checkpoint; None when there is none."""
         return next((uri for uri in self._all() if is_published(uri, LAST_FILE)), None)
 
+    def history(self) -> tuple[dict[str, float], ...] | None:
+        """The curves of the newest complete checkpoint; None when there is none, or when it is of another training."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        document = read_json(local_path(f"{newest}/{LAST_FILE}"))  # this file only: weights are large
+        return None if self._differences(document) else tuple(document["history"])
+
     def load(self, uri: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, bool]:
         """Restore a checkpoint; also whether it is exact (saved by as many ranks as there are now).
 
@@ -84,8 +92,8 @@ class Checkpoints:
         """
         directory = local_path(uri)
         document = read_json(directory / LAST_FILE)
-        if document["identity"] != self._identity:
-            different = sorted(k for k in self._identity if document["identity"].get(k) != self._identity[k])
+        different = self._differences(document)
+        if different:
             raise BadInput(
                 f"checkpoint {uri} is of another training (different {', '.join(different)}); "
                 "remove the checkpoints directory or name another one with --checkpoints"
@@ -104,12 +112,16 @@ class Checkpoints:
         return Progress(int(document["step"]), int(document["position"]), tuple(document["history"])), exact
 
     def remove_all(self) -> None:
-        """Delete every checkpoint: the bundle is complete."""
-        for uri in self._all():  # and nothing else: the directory may be one that a person named
+        """Delete every checkpoint: the bundle is complete. The newest goes last: it has the curves."""
+        for uri in reversed(self._all()):  # and nothing else: the directory may be one that a person named
             _remove(uri)
         filesystem, path = fsspec.core.url_to_fs(self._uri)
         if filesystem.isdir(path) and not filesystem.ls(path):
             filesystem.rmdir(path)
+
+    def _differences(self, document: dict[str, Any]) -> list[str]:
+        """The parts of the identity that a checkpoint's document has not, or has with another value."""
+        return sorted(k for k, value in self._identity.items() if document["identity"].get(k) != value)
 
     def _all(self) -> list[str]:
         """Newest first, complete or not."""

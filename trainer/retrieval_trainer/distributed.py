@@ -66,6 +66,15 @@ def total(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def from_first_rank(digest: str | None, device: torch.device) -> str:
+    """The sha256 in hex that the first rank passes, on every rank; the others pass None. A collective."""
+    octets = torch.zeros(32, dtype=torch.uint8) if digest is None else torch.tensor(list(bytes.fromhex(digest)))
+    shared = octets.to(device, torch.uint8)  # nccl sends what is on its device only
+    if world_size() > 1:
+        dist.broadcast(shared, src=0)
+    return bytes(shared.tolist()).hex()
+
+
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from retrieval_core.bundle import Bundle, write_bundle
 from retrieval_core.encoding import encode_token_ids
 from retrieval_core.errors import BadInput, Diverged
-from retrieval_core.files import is_published, publish
+from retrieval_core.files import is_local, is_published, local_path, publish
 from retrieval_core.reporting import report
 from retrieval_trainer.assembly import Training
 from retrieval_trainer.checkpoint import Progress
@@ -98,7 +96,8 @@ def publish_bundle(training: Training, progress: Progress, out: str) -> Bundle:
             card=_card(training, progress),
         )
         publish(directory, out, LAST_FILE)
-        return Bundle.open(directory, verify=False)
+    # What was written here needs no second reading; what was sent elsewhere is read back, as every reader will.
+    return Bundle.open(out, verify=not is_local(out))
 
 
 def report_bundle(bundle: Bundle, history: tuple[dict[str, float], ...], config: TrainConfig) -> None:
@@ -129,9 +128,8 @@ def record_artifacts(bundle: Bundle) -> dict[str, Path]:
 
 @contextmanager
 def _local_directory(out: str) -> Iterator[Path]:
-    filesystem, path = fsspec.core.url_to_fs(out)
-    if isinstance(filesystem, LocalFileSystem):
-        yield Path(path)
+    if is_local(out):
+        yield local_path(out)
         return
     with tempfile.TemporaryDirectory() as scratch:
         yield Path(scratch) / "bundle"

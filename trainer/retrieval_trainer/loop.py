@@ -25,7 +25,7 @@ from retrieval_trainer.journal import Journal
 from retrieval_trainer.loss import ColumnBias, Embeddings, contrastive_loss
 from retrieval_trainer.optim import build_optimizer, learning_rate, set_learning_rate
 from retrieval_trainer.prefetch import prefetch
-from retrieval_trainer.validation import popularity_recall_at_10, recall_at_10, validation_set
+from retrieval_trainer.validation import popularity_recall_at_10, recall_at_10, validation_prompts, validation_set
 
 log = get_logger(__name__)
 
@@ -58,6 +58,7 @@ def train(
     """
     optimizer = build_optimizer(training.model, weight_decay=training.config.hyperparameters.weight_decay)
     progress = _resume(training, checkpoints, optimizer)
+    training = replace(training, resumed=progress)
     encoder = data_parallel(DualEncoder(training.model))
     every = training.config.hyperparameters.checkpoint_every_steps
     look = _validation_look(training)
@@ -188,20 +189,13 @@ def _validation_look(training: Training) -> Callable[[], dict[str, float]]:
     if not is_first_rank():
         return dict
     chosen = validation_set(training.dataset, training.view, training.examples)
+    prompts = validation_prompts(chosen, training.prompt_tokens.members, training.prompt_tokens.items)
     popularity = {f"popularity_{name}": value for name, value in popularity_recall_at_10(chosen).items()}
 
     def encode(sequences: list[list[int]]) -> NDArray[np.float32]:
         return encode_token_ids(training.model, sequences, token_budget=training.micro_batch_tokens)
 
-    tokens = training.prompt_tokens
-    return lambda: (
-        popularity
-        | recall_at_10(
-            chosen,
-            lambda rows, times: encode(tokens.members(rows, times)),
-            lambda rows, times: encode(tokens.items(rows, times)),
-        )
-    )
+    return lambda: popularity | recall_at_10(prompts, encode)
 
 
 def _with_look(progress: Progress, recalls: dict[str, float], journal: Journal) -> Progress:

@@ -5,6 +5,8 @@ Weights are float32 whatever the base was saved in: bfloat16 weights lose most A
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,11 @@ from torch import nn
 
 from retrieval_core.bundle import load_model, load_tokenizer
 from retrieval_core.errors import BadInput
+from retrieval_core.files import canonical_json, sha256_file
 from retrieval_trainer.config import Lora
+
+# What a base is besides its weights: the architecture, and every spelling of a tokenizer that transformers reads.
+_IDENTIFYING_FILES = ("config.json", "*token*", "vocab.*", "merges.txt", "*.model", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,32 @@ def load_base(path: Path, dimensions: tuple[int, ...]) -> BaseModel:
         )
     _require_causal(model, path)
     return BaseModel(model, tokenizer)
+
+
+def require_positions(base: BaseModel, max_tokens: Mapping[str, int], name: str) -> None:
+    """BadInput when a prompt of `max_tokens` (by side) may be longer than what the base has positions for.
+
+    With learnt positions such a prompt crashes, with rotary ones it is beyond what the base has seen. Models without
+    positions (state spaces, ALiBi) name no limit.
+    """
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    side = max(max_tokens, key=lambda side: max_tokens[side])
+    if limit is not None and max_tokens[side] > limit:
+        raise BadInput(
+            f"prompts: maxTokens of {side} is {max_tokens[side]}, but base {name} has {limit} positions "
+            f"(max_position_embeddings); lower maxTokens to {limit} or less, or take a base with a longer context"
+        )
+
+
+def base_sha256(path: Path, *, weights: bool) -> str:
+    """Hex digest over names and contents of a base's config and tokenizer files and, with `weights`, of its weights.
+
+    Reads every byte once, in pieces: half a minute for 7 billion weights in bfloat16 (0.5 GB/s on one busy core).
+    """
+    patterns = (*_IDENTIFYING_FILES, *(("*.safetensors",) if weights else ()))
+    files = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    listing = sorted((file.name, sha256_file(file)) for file in files)
+    return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
 
 
 def _require_causal(model: Any, path: Path) -> None:

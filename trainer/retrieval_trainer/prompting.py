@@ -51,8 +51,10 @@ class PromptTokens:
         return token_batch([*self.members(batch.member, batch.time), *self.items(items, times)], micro_batch_tokens)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenizer(texts)["input_ids"] if texts else []
-        return ids
+        """Equal texts once: most items have the same prompt at most times."""
+        distinct = list(dict.fromkeys(texts))
+        ids = dict(zip(distinct, self._tokenizer(distinct)["input_ids"] if distinct else [], strict=True))
+        return [ids[text] for text in texts]
 
 
 def with_budgets(spec: PromptSpec, max_tokens: MaxTokens | None) -> PromptSpec:

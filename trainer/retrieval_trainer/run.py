@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 
+from retrieval_core.bundle import Bundle
 from retrieval_core.files import canonical_json
 from retrieval_core.log import get_logger
 from retrieval_core.reporting import MetricsLogger
-from retrieval_trainer.assembly import assemble
+from retrieval_trainer.assembly import Training, assemble
 from retrieval_trainer.checkpoint import Checkpoints
 from retrieval_trainer.config import TrainConfig
 from retrieval_trainer.distributed import barrier, is_first_rank, process_group
@@ -34,10 +35,10 @@ def run(config: TrainConfig, *, out: str, checkpoints: str) -> None:
         if done is not None:
             if is_first_rank():
                 log.info("the bundle is complete already", bundle=done.id, out=out)
-                report_bundle(done, (), config)
+                _finish_again(done, config, checkpoints)
             return
         training = assemble(config, device)
-        saved = Checkpoints(checkpoints, _identity(config, training.dataset.snapshot))
+        saved = Checkpoints(checkpoints, _identity(training))
         with MetricsLogger() as metrics:
             try:
                 progress = train(training, saved, Journal(metrics, quiet=not is_first_rank()), stop.is_set)
@@ -53,7 +54,26 @@ def run(config: TrainConfig, *, out: str, checkpoints: str) -> None:
         barrier()
 
 
-def _identity(config: TrainConfig, snapshot: str) -> dict[str, str]:
-    """What a checkpoint belongs to. Not the URIs: the same data may be mounted elsewhere after a restart."""
-    document = {name: value for name, value in config.document().items() if name not in {"dataset", "base"}}
-    return {"revision": config.revision, "snapshot": snapshot, "configuration": canonical_json(document)}
+def _finish_again(bundle: Bundle, config: TrainConfig, checkpoints: str) -> None:
+    """Report a bundle that was complete before; and do what a process that ended right after publishing it left undone.
+
+    Then its checkpoints are still there: they have the curves. The snapshot is the bundle's own, because the dataset
+    is not needed any more and may be gone.
+    """
+    left = Checkpoints(checkpoints, {"revision": config.revision, "snapshot": bundle.training.get("snapshot")})
+    history = left.history()
+    report_bundle(bundle, history or (), config)
+    if history is not None:
+        left.remove_all()
+
+
+def _identity(training: Training) -> dict[str, str]:
+    """What a checkpoint belongs to. Not the URIs: the same data and base may be mounted elsewhere after a restart."""
+    document = training.config.document()
+    configuration = {name: value for name, value in document.items() if name not in {"dataset", "base"}}
+    return {
+        "revision": training.config.revision,
+        "snapshot": training.dataset.snapshot,
+        "base": training.base_sha256,
+        "configuration": canonical_json(configuration),
+    }

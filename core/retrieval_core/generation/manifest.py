@@ -28,7 +28,7 @@ ATTRIBUTE_PREFIX = "attribute."
 
 Kind = Literal["evaluation", "serving"]
 # What made it and how long it took is not what it is: the same content has one id.
-_NOT_IN_ID = frozenset({"id", "library", "copied", "encoded", "previous"})
+_NOT_IN_ID = frozenset({"id", "library", "copied", "encoded", "previous", "latency"})
 _SHARD_FILE = re.compile(r"^vectors/(\d{5})\.f32$")
 
 
@@ -63,9 +63,20 @@ class Checks(_Document):
     self_hit: float | None
     """Share of sampled items whose own vector finds, first, an item with the same prompt."""
     recall_at_served_k: float | None
-    """Mean share of the exact top servedK that the index returns, over sampled item and member vectors."""
+    """Mean share of the exact top servedK that the index returns for sampled members; None when there is no member.
+
+    `Flat` is exact for whatever is asked, so it is asked for sampled items, which need no encoding.
+    """
     coverage: float
     """Items with a vector / items of the dataset that existed at asOf."""
+
+
+class Latency(_Document):
+    """What a build with a latency target asked for, and what it measured; milliseconds."""
+
+    target_ms: Annotated[int, Field(gt=0)]
+    p50_ms: float | None
+    """Median time of one query at servedK, on one thread of the machine that built the index. None: nobody to ask."""
 
 
 class Manifest(_Document):
@@ -84,6 +95,8 @@ class Manifest(_Document):
     library: dict[str, str]
     served_k: Annotated[int, Field(gt=0)]
     checks: Checks
+    latency: Latency | None = None
+    """None without a latency target, and in manifests older than this field."""
     previous: str | None
     copied: Annotated[int, Field(ge=0)]
     encoded: Annotated[int, Field(ge=0)]

@@ -83,18 +83,6 @@ class PromptRenderer:
         history = self._history(features.get("history"), self._member_room - tokens)
         return self._member_start + profile + history
 
-    def refuse_unknown_fields(self, side: str, features: Features) -> None:
-        """BadInput when features from outside name a field that the prompts of `side` (member or item) do not show."""
-        scopes = {"member": ("member",), "item": ("item", "history")}[side]
-        known = {field.name for scope, field in self.spec.scoped_fields() if scope in scopes}
-        unknown = features.keys() - known - ({"history"} if side == "member" else set())
-        if unknown:
-            raise BadInput(
-                f"{side}.{min(unknown)} is not a field of these prompts; they show {', '.join(sorted(known))}"
-            )
-        for past in _past_items(features.get("history")) if side == "member" else ():
-            self.refuse_unknown_fields("item", past)
-
     def _start(self, side: str, prompt: ItemPrompt, own_tokens: int) -> tuple[str, int]:
         """The side's system text, and how many tokens are left for the values of its fields."""
         system = self._texts.fit(prompt.system, "", prompt.max_tokens)

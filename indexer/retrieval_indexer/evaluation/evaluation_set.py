@@ -1,6 +1,7 @@
 """Who is asked and what counts as right: the same for every model, so that their answers can be compared.
 
 A member is evaluated as of the start of its test part: prompt, history, counts and excluded items are those known then.
+Whoever joins later has no prompt at that time and is left out.
 Rows: "corpus row" counts items of the generation, "dataset row" items or members of the dataset.
 """
 
@@ -47,6 +48,8 @@ class EvaluationSet:
     """Corpus rows of each member's test positives that it had not engaged with before; never empty."""
     no_positive_in_index: int
     """Members with unseen test positives of which none is in the corpus: not evaluated."""
+    not_joined: int
+    """Members with unseen test positives who had not joined by their evaluation time: not evaluated."""
     test_positives: int
     absent: int
     """Of the test positives, those on items not in the corpus at the member's time; left out for all models."""
@@ -130,8 +133,11 @@ def build_evaluation_set(dataset: Dataset, generation: Generation) -> Evaluation
         )
     in_corpus = rows_in_corpus(dataset, corpus)
     members, times, positives = [], [], []
-    test_positives = absent = none_in_index = 0
+    test_positives = absent = none_in_index = not_joined = 0
     for member, time, items in _members_with_test_positives(dataset, view):
+        if not has_joined(dataset, member, time):
+            not_joined += 1
+            continue
         present = items[(in_corpus[items] >= 0) & present_items_at(dataset, items, time)]
         test_positives += len(items)
         absent += len(items) - len(present)
@@ -155,6 +161,7 @@ def build_evaluation_set(dataset: Dataset, generation: Generation) -> Evaluation
         times=np.asarray(times, dtype=np.int64)[order],
         positives=[positives[i] for i in order],
         no_positive_in_index=none_in_index,
+        not_joined=not_joined,
         test_positives=test_positives,
         absent=absent,
     )
@@ -170,6 +177,11 @@ def rows_in_corpus(dataset: Dataset, corpus: Rows) -> Rows:
 def present_items_at(dataset: Dataset, items: Rows, time: int) -> Mask:
     created = dataset.item_created_at
     return np.ones(len(items), dtype=np.bool_) if created is None else np.asarray(created[items] <= time)
+
+
+def has_joined(dataset: Dataset, member: int, time: int) -> bool:
+    """Whether the member exists at `time`; everybody always does when the dataset does not say when members joined."""
+    return dataset.member_joined_at is None or bool(dataset.member_joined_at[member] <= time)
 
 
 def item_popularity(view: FeatureView, corpus: Rows, as_of: int) -> npt.NDArray[np.int64]:

@@ -93,7 +93,10 @@ def _read(name: str) -> str:
 
 
 class GateMeasurement:
-    """Measures gates for a candidate and, when there is one, a champion over one evaluation set."""
+    """Measures gates for a candidate and, when there is one, a champion over one evaluation set.
+
+    `leaks`: one of them may have seen the test part; the numbers are measured all the same, and marked.
+    """
 
     def __init__(
         self,
@@ -103,14 +106,14 @@ class GateMeasurement:
         *,
         confidence: float,
         seed: int,
-        leakage: str | None,
+        leaks: bool,
     ) -> None:
         self._evaluation = evaluation
         self._candidate = candidate
         self._champion = champion
         self._confidence = confidence
         self._seed = seed
-        self._leakage = leakage
+        self._leaks = leaks
 
     def measure(self, gate: GateRequest) -> GateResult:
         """The gate's numbers, or the problem that keeps them from meaning anything."""
@@ -153,6 +156,7 @@ class GateMeasurement:
             "value_lower": value.lower,
             "value_upper": value.upper,
             "method": value.method,
+            "problem": "Leakage" if self._leaks else None,
         }
         if self._champion is None:
             return numbers
@@ -166,7 +170,6 @@ class GateMeasurement:
             "discordant": paired.discordant,
             "method": paired.method,
             "n_to_decide": self._n_to_decide(gate, paired, own - theirs),
-            "problem": "Leakage" if self._leakage else None,
         }
 
     def _n_to_decide(self, gate: GateRequest, paired: Bounds, differences: npt.NDArray[np.float64]) -> int | None:

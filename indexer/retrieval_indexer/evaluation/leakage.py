@@ -9,7 +9,7 @@ from typing import Any
 def describe_leakage(
     subject: str, training: Mapping[str, Any], *, snapshot: str, split: Mapping[str, Any], test_start: int
 ) -> str | None:
-    """A sentence when `subject` (candidate or champion) cannot be compared fairly; None when it can.
+    """A sentence when `subject` (candidate or champion) cannot be measured fairly; None when it can.
 
     A model trained on the same snapshot with the same split has not seen the test part, whatever the times (with a
     perMember split training and test parts overlap in time). Any other must have been trained on earlier data only.

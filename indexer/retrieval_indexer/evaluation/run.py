@@ -18,14 +18,21 @@ from retrieval_core.dataset import Dataset, open_dataset
 from retrieval_core.errors import BadArguments, BadInput
 from retrieval_core.files import is_published, local_path, read_json, write_json
 from retrieval_core.generation.writer import write_table
-from retrieval_indexer.evaluation.answers import Answers, Metric, cached_answers, collect_answers, metrics_for
+from retrieval_indexer.evaluation.answers import (
+    Answers,
+    Metric,
+    StackAnswers,
+    cached_answers,
+    collect_answers,
+    metrics_for,
+)
 from retrieval_indexer.evaluation.evaluation_set import EvaluationSet, build_evaluation_set
 from retrieval_indexer.evaluation.gates import GateMeasurement, GateRequest, gate_metrics
 from retrieval_indexer.evaluation.leakage import describe_leakage
 from retrieval_indexer.evaluation.plot import plot_evaluation
 from retrieval_indexer.evaluation.pools import Pools, draw_pools, read_pools, write_pools
 from retrieval_indexer.evaluation.results import FORMAT_VERSION, comparison_rows, metric_rows
-from retrieval_indexer.evaluation.scorers import PopularityScorer, Progress, RandomScorer, Stack, StackScorer
+from retrieval_indexer.evaluation.scorers import BASELINES, Progress, Stack, StackScorer
 from retrieval_indexer.workspace import Workspace
 
 LAST_FILE = "evaluation.json"
@@ -121,24 +128,26 @@ class Evaluation:
         progress: Callable[[str], Progress],
     ) -> dict[str, Answers]:
         """Every subject's answers. Stacks come one after another, so that one model is in memory at a time."""
-        answers = {}
+        stacks: dict[str, StackAnswers] = {}
         for name, stack in self.stacks.items():
             scorer = StackScorer(stack, progress(name), self.request.device)
-            answers[name] = cached_answers(scorer, evaluation, pools, metrics, self.request.cache)
-        answers["popularity"] = collect_answers(PopularityScorer(), evaluation, pools, metrics)
-        answers["random"] = collect_answers(RandomScorer(), evaluation, pools, metrics)
-        return answers
+            stacks[name] = cached_answers(scorer, evaluation, pools, metrics, self.request.cache)
+        answers = {name: found.own for name, found in stacks.items()}
+        answers["notPersonal"] = stacks["candidate"].not_personal
+        return answers | {
+            name: collect_answers(scorer, evaluation, pools, metrics) for name, scorer in BASELINES.items()
+        }
 
     def _document(self, evaluation: EvaluationSet, subjects: dict[str, Answers]) -> dict[str, Any]:
         confidence, seed = self.request.confidence, int(evaluation.digest()[:8], 16)
-        leakage = self._leakage(evaluation)
+        leakage = {name: self._leakage(evaluation, name) for name in ("candidate", "champion")}
         measurement = GateMeasurement(
             evaluation,
             subjects["candidate"],
             subjects.get("champion"),
             confidence=confidence,
             seed=seed,
-            leakage=leakage,
+            leaks=any(leakage.values()),
         )
         gates = [measurement.measure(gate) for gate in self.request.gates]
         dataset = self.dataset
@@ -155,7 +164,11 @@ class Evaluation:
             },
             "asOf": evaluation.as_of,
             "leakage": leakage,
-            "members": {"evaluated": len(evaluation), "noPositiveInIndex": evaluation.no_positive_in_index},
+            "members": {
+                "evaluated": len(evaluation),
+                "noPositiveInIndex": evaluation.no_positive_in_index,
+                "notJoined": evaluation.not_joined,
+            },
             "minSamples": self.request.min_samples,
             "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates],
             "metrics": metric_rows(evaluation, subjects, self.request.segments, confidence=confidence, seed=seed),
@@ -170,19 +183,16 @@ class Evaluation:
             "plot": PLOT_FILE,
         }
 
-    def _leakage(self, evaluation: EvaluationSet) -> str | None:
-        sentences = [
-            describe_leakage(
-                name,
-                self.stacks[name].bundle.training,
-                snapshot=self.dataset.snapshot,
-                split=self.dataset.split.document(),
-                test_start=int(evaluation.times.min()),
-            )
-            for name in ("candidate", "champion")
-            if name in self.stacks
-        ]
-        return "; ".join(sentence for sentence in sentences if sentence) or None
+    def _leakage(self, evaluation: EvaluationSet, name: str) -> str | None:
+        if name not in self.stacks:
+            return None
+        return describe_leakage(
+            name,
+            self.stacks[name].bundle.training,
+            snapshot=self.dataset.snapshot,
+            split=self.dataset.split.document(),
+            test_start=int(evaluation.times.min()),
+        )
 
     def _ids(self, name: str) -> dict[str, str] | None:
         stack = self.stacks.get(name)

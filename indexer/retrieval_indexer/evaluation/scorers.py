@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -39,9 +40,7 @@ class RandomScorer:
     """Every item the same score: with ties counted as expected, exactly the random level."""
 
     def scores(self, evaluation: EvaluationSet) -> Iterator[Scores]:
-        constant = np.zeros(len(evaluation.corpus))
-        for _ in range(len(evaluation)):
-            yield constant
+        return repeat(np.zeros(len(evaluation.corpus)), len(evaluation))
 
 
 class PopularityScorer:
@@ -54,6 +53,29 @@ class PopularityScorer:
                 time = evaluation.times[index]
                 popularity = evaluation.popularity(index).astype(np.float64)
             yield popularity
+
+
+class TrainedPopularityScorer:
+    """Engagements of the whole training part whatever their time, the same for every member.
+
+    With a perMember split the training parts of others reach past a member's own time: this baseline knows that future,
+    as the weights do and windowed popularity does not.
+    """
+
+    def scores(self, evaluation: EvaluationSet) -> Iterator[Scores]:
+        events = evaluation.dataset.events
+        items = events.item[events.engaged & ~events.is_test]
+        counts = np.bincount(items, minlength=len(evaluation.dataset.item_ids))[evaluation.corpus]
+        return repeat(counts.astype(np.float64), len(evaluation))
+
+
+# Scores that are the same for all members, or nearly so: what a model must beat before it may be called personal.
+# The strongest of the kind, `notPersonal`, needs a model: `StackScorer.paired_scores`.
+BASELINES: dict[str, Scorer] = {
+    "popularity": PopularityScorer(),
+    "popularityTrained": TrainedPopularityScorer(),
+    "random": RandomScorer(),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ class Stack:
 
 
 class StackScorer:
-    """Cosine of member and item vectors at the generation's served dimension.
+    """Cosine of member and item vectors at the generation's served dimension, by the vectors and not by the index.
 
     `member_vectors` float32 [m, d] are there once `scores` has begun; not-a-number when the model diverged.
     """
@@ -84,24 +106,36 @@ class StackScorer:
         self.variants_encoded = 0
 
     def scores(self, evaluation: EvaluationSet) -> Iterator[Scores]:
+        return (own for own, _ in self.paired_scores(evaluation))
+
+    def paired_scores(self, evaluation: EvaluationSet) -> Iterator[tuple[Scores, Scores]]:
+        """Per member its scores, and those of the mean member: what the item vectors tell without knowing who asks.
+
+        The mean member is the direction of the mean of all evaluated members' vectors (each is 1/m of it). With a
+        perMember split it meets the items as of each member's time, so its scores differ between members all the same.
+        """
         encoder = Encoder(self.stack.bundle, device=self._device)
         try:
             self.member_vectors = self._encode_members(evaluation, encoder)
-            yield from self._scores(evaluation, encoder)
+            yield from self._paired_scores(evaluation, encoder)
         except Diverged:
             # Not a failure of the evaluation but its finding; the remaining members stay without a finite score.
             self.member_vectors = np.full((len(evaluation), self.stack.generation.dimension), np.nan, np.float32)
 
-    def _scores(self, evaluation: EvaluationSet, encoder: Encoder) -> Iterator[Scores]:
+    def _paired_scores(self, evaluation: EvaluationSet, encoder: Encoder) -> Iterator[tuple[Scores, Scores]]:
+        mean_member = mean_direction(self.member_vectors)
         if evaluation.dataset.split.mode == "perMember":
             variants = ItemVariants(evaluation, self.stack.generation, encoder)
             for index, items in enumerate(variants.at_times(evaluation.times)):
-                yield items @ self.member_vectors[index]
+                own, shared = np.stack([self.member_vectors[index], mean_member]) @ items.T
+                yield own, shared
             self.variants_encoded = variants.encoded
             return
         items = self.stack.generation.served_vectors
+        shared = items @ mean_member
         for start in range(0, len(evaluation), MEMBERS_PER_PRODUCT):
-            yield from self.member_vectors[start : start + MEMBERS_PER_PRODUCT] @ items.T
+            for own in self.member_vectors[start : start + MEMBERS_PER_PRODUCT] @ items.T:
+                yield own, shared
 
     def _encode_members(self, evaluation: EvaluationSet, encoder: Encoder) -> Vectors:
         history = self.stack.bundle.prompts.member.history
@@ -116,3 +150,10 @@ class StackScorer:
             parts.append(encoder.encode_members(features))
             self._progress(len(features))
         return truncate(np.concatenate(parts), self.stack.generation.dimension)
+
+
+def mean_direction(vectors: Vectors) -> Vectors:
+    """Unit vector along the mean of [m, d], float32 [d]; the mean itself where it has no direction (zero or NaN)."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(mean)
+    return np.asarray(mean / length if length > 0 else mean, dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,13 +31,6 @@ class Answer:
 
     ids: list[str]
     scores: npt.NDArray[np.float64]
-
-
-def sample_members(dataset: Dataset, as_of: int, count: int) -> list[int]:
-    """Dataset rows of at most `count` members that had joined by `as_of`, by a stable hash of their ids."""
-    joined = dataset.member_joined_at
-    rows = range(len(dataset.member_ids)) if joined is None else np.flatnonzero(joined <= as_of).tolist()
-    return sorted(rows, key=lambda row: hashlib.sha256(f"verify/{dataset.member_ids[row]}".encode()).digest())[:count]
 
 
 def compare_answers(served: Answer, direct: Answer) -> tuple[float, str | None]:

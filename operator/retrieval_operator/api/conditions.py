@@ -11,6 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from retrieval_operator.api.constants import MAX_GENERATION
+from retrieval_operator.api.types import Time
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 
@@ -73,16 +76,24 @@ class Reason(StrEnum):
     ALIAS_REPAIRED = "AliasRepaired"
     STACK_REPAIRED = "StackRepaired"
     STACK_COLLECTED = "StackCollected"
+    FILES_COLLECTED = "FilesCollected"
+    REMOVAL_FAILED = "RemovalFailed"
     IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
     DELETING = "Deleting"
 
 
 class Condition(BaseModel):
+    """One thing that is or is not so, as Kubernetes' API conventions have it."""
+
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    type: ConditionType
-    status: ConditionStatus
-    reason: Reason
-    message: str = Field(default="", max_length=1024)
-    observed_generation: int
-    last_transition_time: int = Field(description="seconds since the epoch, UTC; moves only when status changes")
+    type: ConditionType = Field(description="type of the condition, one word such as Ready; one entry per type.")
+    status: ConditionStatus = Field(description="status is True, False or Unknown.")
+    reason: Reason = Field(description="reason is one word for programs: why the status is what it is.")
+    message: str = Field(default="", max_length=1024, description="message says the same in a sentence, for people.")
+    observed_generation: int = Field(
+        ge=0,
+        le=MAX_GENERATION,
+        description="observedGeneration is the metadata.generation that the condition speaks of.",
+    )
+    last_transition_time: Time = Field(description="lastTransitionTime moves only when status changes.")

@@ -17,7 +17,7 @@ ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <status.champion.token>:<stack to r
 RETRY_ANNOTATION = f"{GROUP}/retry"  # any new text: the failed candidate gets fresh attempts
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"  # a counter: part of the revision, so each new value is one new training
 
-# Never set while Retain is the only deletionPolicy; taken off when an object is deleted.
+# Only under deletionPolicy Delete; taken off when the files are removed, or when the policy is Retain again.
 FINALIZER = f"{GROUP}/delete-artifacts"
 
 # Tags on MLflow runs and model versions. People read them; `approved_by` and `rejected_by` are theirs to set.
@@ -30,6 +30,8 @@ TAG_RETRY = "retrieval.retry"
 TAG_AWAITING = "retrieval.awaiting_approval"
 TAG_STACK = "retrieval.stack"
 TAG_SLOT = "retrieval.slot"
+TAG_PROMOTED_AT = "retrieval.promoted_at"  # seconds since the epoch: what is kept, should the status be wiped
+TAG_COLLECTED = "retrieval.collected"  # the workload that removed this run's files; "" once they are made again
 TAG_REVISION = "revision"
 TAG_BUNDLE_ID = "bundle_id"
 TAG_BUNDLE_URI = "bundle_uri"
@@ -40,6 +42,10 @@ ALIAS_CHAMPION = "champion"
 
 MESSAGE_MAX_CHARS = 1024
 HISTORY_MAX_ENTRIES = 10
+# With the champion's own promotion, the newest that gates have judged, and the newest entry of all: 10 entries.
+REVISION_HISTORY_MAX = 7
+REQUEST_MAX_CHARS = 256  # of an annotation above; the longest we write, a rollback, has about 60
+MAX_GENERATION = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 
 
 class ExitCode(IntEnum):

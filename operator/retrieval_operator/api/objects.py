@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from retrieval_operator.api.constants import API_VERSION, KIND
+from retrieval_operator.api.constants import API_VERSION, GROUP, KIND, REQUEST_MAX_CHARS
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import RetrievalModelStatus
-from retrieval_operator.api.types import Name
+from retrieval_operator.api.types import Name, Time
 
 
 class InvalidManifest(ValueError):
@@ -22,6 +22,14 @@ class InvalidManifest(ValueError):
         self.source = source
         self.problems = problems
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+def _requests_are_short(annotations: dict[str, str]) -> dict[str, str]:
+    """A request ends up in hashes, names and the status. The API server cannot check annotations."""
+    for key, value in annotations.items():
+        if key.startswith(f"{GROUP}/") and len(value) > REQUEST_MAX_CHARS:
+            raise ValueError(f"found {len(value)} characters in {key}, expected at most {REQUEST_MAX_CHARS}")
+    return annotations
 
 
 class Metadata(BaseModel):
@@ -34,9 +42,9 @@ class Metadata(BaseModel):
     uid: str = ""
     generation: int = 1
     resource_version: str = ""
-    creation_timestamp: int = Field(default=0, description="seconds since the epoch, UTC")
-    deletion_timestamp: int | None = None
-    annotations: dict[str, str] = Field(default_factory=dict)
+    creation_timestamp: Time = 0
+    deletion_timestamp: Time | None = None
+    annotations: Annotated[dict[str, str], AfterValidator(_requests_are_short)] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     finalizers: list[str] = Field(default_factory=list)
 

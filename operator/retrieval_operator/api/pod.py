@@ -10,28 +10,42 @@ from retrieval_operator.api.types import Label, Manifest, Name
 
 ShortText = Annotated[str, Field(max_length=256)]
 LabelMap = Annotated[dict[ShortText, ShortText], Field(max_length=32)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
 
 class Resources(Manifest):
     """Kubernetes resources of one container. On one machine they are ignored."""
 
-    requests: dict[ShortText, Quantity] = Field(default_factory=dict, max_length=8)
-    limits: dict[ShortText, Quantity] = Field(default_factory=dict, max_length=8)
+    requests: dict[ShortText, Quantity] = Field(
+        default_factory=dict, max_length=8, description='requests: what the scheduler sets aside, such as cpu: "2".'
+    )
+    limits: dict[ShortText, Quantity] = Field(
+        default_factory=dict, max_length=8, description="limits: what the container may not exceed."
+    )
 
 
 class KeyReference(Manifest):
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    key: Annotated[str, Field(min_length=1, max_length=253)]
+    """One key of a Secret or ConfigMap in the object's namespace."""
+
+    name: ObjectName = Field(description="name of the Secret or ConfigMap.")
+    key: ObjectName = Field(description="key in it.")
 
 
 class EnvironmentVariable(Manifest):
-    """One variable: a literal value, or a key of a Secret or ConfigMap that the pod (never the operator) reads."""
+    """One variable: a literal value, or a key of a Secret or ConfigMap that the pod (never the operator) reads.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    value: Annotated[str, Field(max_length=4096)] | None = None
-    secret: KeyReference | None = None
-    config_map: KeyReference | None = None
+    A literal is stored as it is typed, and again with each stack of the history (a rollback starts them the same way).
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] = Field(
+        description="name of the variable."
+    )
+    value: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="value, written out: not for secrets."
+    )
+    secret: KeyReference | None = Field(default=None, description="secret and key that hold the value.")
+    config_map: KeyReference | None = Field(default=None, description="configMap and key that hold the value.")
 
     @model_validator(mode="after")
     def one_source(self) -> EnvironmentVariable:
@@ -42,23 +56,37 @@ class EnvironmentVariable(Manifest):
 
 
 class Toleration(Manifest):
-    key: ShortText | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: ShortText | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """A taint of nodes that the pods may run on."""
+
+    key: ShortText | None = Field(default=None, description="key of the taint; without it, every key.")
+    operator: Literal["Equal", "Exists"] = Field(
+        default="Equal", description="operator is Equal (key and value match) or Exists (any value)."
+    )
+    value: ShortText | None = Field(default=None, description="value of the taint, for Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="effect of the taint; without it, every effect."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None, description="tolerationSeconds: how long NoExecute is tolerated; without it, for ever."
+    )
 
 
 class Volume(Manifest):
     """A mounted volume: exactly one source."""
 
-    name: Name
-    mount_path: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=512)]
-    read_only: bool = True
-    persistent_volume_claim: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    config_map: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    secret: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    empty_dir_size: Quantity | None = None
+    name: Name = Field(description="name of the volume in the pod.")
+    mount_path: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=512)] = Field(
+        description="mountPath is the absolute path in the container."
+    )
+    read_only: bool = Field(default=True, description="readOnly: false lets the pod write to it.")
+    persistent_volume_claim: ObjectName | None = Field(
+        default=None, description="persistentVolumeClaim names the claim to mount."
+    )
+    config_map: ObjectName | None = Field(default=None, description="configMap names the ConfigMap to mount.")
+    secret: ObjectName | None = Field(default=None, description="secret names the Secret to mount.")
+    empty_dir_size: Quantity | None = Field(
+        default=None, description="emptyDirSize: an empty directory of at most this size, gone with the pod."
+    )
 
     @model_validator(mode="after")
     def one_source(self) -> Volume:
@@ -74,14 +102,30 @@ class Volume(Manifest):
 class Pod(Manifest):
     """Where and how a step's pods run. On one machine only `env` values are used."""
 
-    node_selector: LabelMap = Field(default_factory=dict)
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
-    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
-    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
-    service_account_name: Annotated[str, Field(max_length=253)] | None = None
-    image_pull_secrets: Annotated[list[Label], Field(max_length=8)] = Field(default_factory=list)
-    labels: LabelMap = Field(default_factory=dict)
-    annotations: LabelMap = Field(default_factory=dict)
-    env: Annotated[list[EnvironmentVariable], Field(max_length=64)] = Field(default_factory=list)
-    volumes: Annotated[list[Volume], Field(max_length=16)] = Field(default_factory=list)
-    shared_memory: Quantity | None = None
+    node_selector: LabelMap = Field(default_factory=dict, description="nodeSelector: labels a node must have.")
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(
+        default_factory=list, description="tolerations: taints of nodes that are no obstacle."
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="priorityClassName decides who goes first when room is short."
+    )
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="runtimeClassName names a container runtime other than the default."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None, description="serviceAccountName the pods run as; default: the namespace's own."
+    )
+    image_pull_secrets: Annotated[list[Label], Field(max_length=8)] = Field(
+        default_factory=list, description="imagePullSecrets: Secrets with credentials for the image registry."
+    )
+    labels: LabelMap = Field(default_factory=dict, description="labels added to the pods.")
+    annotations: LabelMap = Field(default_factory=dict, description="annotations added to the pods.")
+    env: Annotated[list[EnvironmentVariable], Field(max_length=64)] = Field(
+        default_factory=list, description="env: variables of the container, one entry per name."
+    )
+    volumes: Annotated[list[Volume], Field(max_length=16)] = Field(
+        default_factory=list, description="volumes mounted into the container, one entry per name."
+    )
+    shared_memory: Quantity | None = Field(
+        default=None, description="sharedMemory is the size of /dev/shm; default: the container runtime's (64Mi)."
+    )

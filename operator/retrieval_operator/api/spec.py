@@ -11,12 +11,21 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retrieval_operator.api.pod import Pod, Quantity, Resources
+from retrieval_operator.api.constants import REVISION_HISTORY_MAX
+from retrieval_operator.api.pod import ObjectName, Pod, Quantity, Resources
 from retrieval_operator.api.types import Cron, DecimalString, Fraction, Image, Label, Manifest, Name, TimeZone, Uri
 
 Dimension = Annotated[int, Field(ge=8, le=8192)]
 Count = Annotated[int, Field(ge=1)]
-Segment = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:=-]*$", max_length=128)]
+# A category's value is whatever the data hold, but one line: no control characters.
+Segment = Annotated[
+    str,
+    Field(
+        pattern=r"^(all|new|category:[^=\x00-\x1f\x7f-\x9f]+=[^\x00-\x1f\x7f-\x9f]+)$",
+        max_length=128,
+        description="segment of the held-out members: all, new, or category:FIELD=VALUE of a member's category.",
+    ),
+]
 ServedK = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -24,10 +33,10 @@ class Storage(Manifest):
     """Where checkpoints, bundles and index generations live: <uri>/<namespace>/<name>/..."""
 
     uri: Uri = Field(description="uri is any fsspec URI; a plain path is a local directory. Immutable.")
-    secret_ref: Annotated[str, Field(max_length=253)] | None = Field(
+    secret_ref: ObjectName | None = Field(
         default=None, description="secretRef names a Secret whose keys become environment variables of every pod."
     )
-    persistent_volume_claim: Annotated[str, Field(max_length=253)] | None = Field(
+    persistent_volume_claim: ObjectName | None = Field(
         default=None, description="persistentVolumeClaim names a claim mounted at the path of uri in every pod."
     )
 
@@ -47,8 +56,12 @@ class Data(Manifest):
 
 
 class MaxTokens(Manifest):
-    member: Annotated[int, Field(ge=8, le=32_768)] = 256
-    item: Annotated[int, Field(ge=8, le=8192)] = 96
+    """The longest prompt of each side, in tokens."""
+
+    member: Annotated[int, Field(ge=8, le=32_768)] = Field(
+        default=256, description="member: tokens of a member's prompt, history included."
+    )
+    item: Annotated[int, Field(ge=8, le=8192)] = Field(default=96, description="item: tokens of an item's prompt.")
 
 
 class Model(Manifest):
@@ -60,7 +73,7 @@ class Model(Manifest):
         "or preset:tiny, a toy trained from scratch.",
     )
     bundle_uri: Uri | None = Field(default=None, description="bundleUri imports a finished bundle; nothing is trained.")
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean"] = Field(default="mean", description="pooling of the tokens' states into one vector.")
     dimensions: Annotated[list[Dimension], Field(min_length=1, max_length=8)] | None = Field(
         default=None,
         description="dimensions are the Matryoshka widths, largest first; the first is the model's own width.",
@@ -70,7 +83,9 @@ class Model(Manifest):
     )
     max_tokens: MaxTokens | None = None
     prompts: dict[str, Any] | None = Field(
-        default=None, description="prompts (docs/contracts.md section 4); default: derived from the dataset's columns."
+        default=None,
+        max_length=16,
+        description="prompts (docs/contracts.md section 4); default: derived from the dataset's columns.",
     )
 
     @model_validator(mode="after")
@@ -94,30 +109,69 @@ class Model(Manifest):
 
 
 class Lora(Manifest):
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Low-rank adapters instead of training every weight."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(default=16, description="rank of the adapters.")
+    alpha: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=32, description="alpha: the adapters' output is scaled by alpha / rank."
+    )
 
 
 class Hyperparameters(Manifest):
     """Handed to the trainer as they are; what is not set is the trainer's default (retrieval-train --help)."""
 
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] | None = None
-    learning_rate: Annotated[DecimalString, Field(gt=0, le=10)] | None = None
-    warmup_fraction: Fraction | None = None
-    weight_decay: Annotated[DecimalString, Field(ge=0, le=10)] | None = None
-    max_grad_norm: Annotated[DecimalString, Field(gt=0, le=1000)] | None = None
-    temperature: Annotated[DecimalString, Field(gt=0, le=10)] | None = None
-    hard_negatives: Annotated[int, Field(ge=0, le=64)] | None = None
-    hard_negative_scope: Literal["own", "all"] | None = None
-    log_q: bool | None = Field(default=None, alias="logQ")
-    positive_correction: Annotated[str, Field(max_length=32)] | None = None
-    method: Literal["full", "lora"] | None = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="steps of the optimizer; or say epochs."
+    )
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="epochs: passes over the training part; or say steps."
+    )
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
+        default=None, description="batchSize: members per process and step."
+    )
+    learning_rate: Annotated[DecimalString, Field(gt=0, le=10)] | None = Field(
+        default=None, description='learningRate at its highest, such as "1e-4".'
+    )
+    warmup_fraction: Fraction | None = Field(
+        default=None, description="warmupFraction of the steps in which the rate rises."
+    )
+    weight_decay: Annotated[DecimalString, Field(ge=0, le=10)] | None = Field(
+        default=None, description="weightDecay of AdamW."
+    )
+    max_grad_norm: Annotated[DecimalString, Field(gt=0, le=1000)] | None = Field(
+        default=None, description="maxGradNorm: longer gradients are cut to it."
+    )
+    temperature: Annotated[DecimalString, Field(gt=0, le=10)] | None = Field(
+        default=None, description="temperature that cosines are divided by."
+    )
+    hard_negatives: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        default=None, description="hardNegatives per member: impressed, not engaged."
+    )
+    hard_negative_scope: Literal["own", "all"] | None = Field(
+        default=None, description="hardNegativeScope: whose negatives a member sees, its own or all."
+    )
+    log_q: bool | None = Field(
+        default=None,
+        alias="logQ",
+        description="logQ corrects for items being sampled as often as they are popular.",
+    )
+    positive_correction: Literal["none", "excluded"] | None = Field(
+        default=None,
+        description="positiveCorrection: with logQ, whether the positive counts among what negatives are drawn from.",
+    )
+    method: Literal["full", "lora"] | None = Field(
+        default=None, description="method: train all weights (full) or adapters (lora)."
+    )
     lora: Lora | None = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    precision: Literal["float32", "bfloat16"] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        default=None, description="seed of everything random."
+    )
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="checkpointEverySteps: how much an interruption may cost."
+    )
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="precision of the computation; weights are kept in float32."
+    )
 
     @model_validator(mode="after")
     def one_length(self) -> Self:
@@ -130,16 +184,20 @@ class Training(Manifest):
     """How the fine-tune runs."""
 
     backend: Literal["PyTorchJob", "Job"] = Field(
-        default="PyTorchJob", description="backend is ignored on one machine."
+        default="PyTorchJob",
+        description="backend: PyTorchJob (Kubeflow training-operator) or Job (one pod). Ignored on one machine.",
     )
-    image: Image | None = None
-    nodes: Annotated[int, Field(ge=1, le=512)] = 1
-    processes_per_node: Annotated[int, Field(ge=1, le=16)] = 1
+    image: Image | None = Field(
+        default=None, description="image of the trainer; default: the operator's version of it."
+    )
+    nodes: Annotated[int, Field(ge=1, le=512)] = Field(default=1, description="nodes: how many pods train together.")
+    processes_per_node: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1, description="processesPerNode: training processes in each pod, one per accelerator."
+    )
     resources: Resources = Field(default_factory=Resources)
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
     queue_name: Label | None = Field(default=None, description="queueName becomes Kueue's queue label.")
     pod: Pod = Field(default_factory=Pod)
-    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
     active_deadline_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = Field(
         default=86_400, description="activeDeadlineSeconds bounds one attempt of the training."
     )
@@ -172,6 +230,8 @@ class Refresh(Manifest):
 
 
 class Index(Manifest):
+    """How items are searched."""
+
     engine: Literal["faiss"] = Field(default="faiss", description="engine is immutable.")
     factory: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_,()]+$")] = Field(
         default="auto", description="factory is Flat, auto, or a FAISS index factory string."
@@ -179,8 +239,14 @@ class Index(Manifest):
     served_k: ServedK | None = Field(
         default=None, description="servedK: the k at which recall is judged; default 2000."
     )
-    latency_target_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
-    encode_shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    latency_target_ms: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None,
+        description="latencyTargetMs: with factory auto, the serving index is Flat while the median time of one query, "
+        "measured on one thread where it is built, is at most this; default: the corpus's size decides.",
+    )
+    encode_shards: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="encodeShards: how many pods encode the items."
+    )
     members: bool = Field(default=False, description="members: true also stores member vectors for look-up by id.")
     refresh: Refresh = Field(default_factory=Refresh)
     resources: Resources = Field(default_factory=Resources)
@@ -188,8 +254,13 @@ class Index(Manifest):
 
 
 class Replicas(Manifest):
-    min: Annotated[int, Field(ge=1, le=1000)] = 1
-    max: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """How many servers the champion has: without max exactly min, else what an autoscaler chooses between them."""
+
+    min: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="min: at least this many servers.")
+    max: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None,
+        description="max: at most this many, as an autoscaler sees fit; refused above min on one machine.",
+    )
 
     @model_validator(mode="after")
     def bounds_in_order(self) -> Self:
@@ -199,7 +270,9 @@ class Replicas(Manifest):
 
 
 class Serving(Manifest):
-    image: Image | None = None
+    """The servers of a stack."""
+
+    image: Image | None = Field(default=None, description="image of the server; default: the operator's version of it.")
     replicas: Replicas = Field(default_factory=Replicas)
     connection_age_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=60,
@@ -210,11 +283,24 @@ class Serving(Manifest):
 
 
 class Evaluation(Manifest):
-    k: Annotated[list[ServedK], Field(min_length=1, max_length=8)] = Field(default=[10, 100, 2000])
-    segments: Annotated[list[Segment], Field(max_length=16)] = Field(default=["all", "new"])
-    min_samples: Annotated[int, Field(ge=30, le=10_000_000)] = 300
-    min_discordant: Annotated[int, Field(ge=0, le=1_000_000)] = 30
-    confidence: Annotated[DecimalString, Field(ge=Decimal("0.5"), lt=1)] = Decimal("0.95")
+    """What is measured on held-out members before a promotion."""
+
+    k: Annotated[list[ServedK], Field(min_length=1, max_length=8)] = Field(
+        default=[10, 100, 2000], description="k: recall and hit rate are reported at each."
+    )
+    segments: Annotated[list[Segment], Field(max_length=16)] = Field(
+        default=["all", "new"], description="segments of members that are reported apart."
+    )
+    min_samples: Annotated[int, Field(ge=30, le=10_000_000)] = Field(
+        default=300, description="minSamples: with fewer members a gate is inconclusive."
+    )
+    min_discordant: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=30,
+        description="minDiscordant: with fewer members on whom the two differ, maxRegression is inconclusive.",
+    )
+    confidence: Annotated[DecimalString, Field(ge=0.5, lt=1)] = Field(
+        default=Decimal("0.95"), description="confidence of the one-sided bounds."
+    )
     resources: Resources = Field(default_factory=Resources)
     pod: Pod = Field(default_factory=Pod)
 
@@ -222,11 +308,18 @@ class Evaluation(Manifest):
 class Gate(Manifest):
     """One condition on held-out members. `min` is absolute; `maxRegression` compares with the champion."""
 
-    metric: Literal["recall", "hitRate"] = "recall"
-    k: ServedK = 10
-    pool: Literal["uniform", "matched", "corpus"] = "matched"
-    segment: Segment = "all"
-    min: Fraction | None = None
+    metric: Literal["recall", "hitRate"] = Field(
+        default="recall", description="metric: recall, or hitRate (corpus only)."
+    )
+    k: ServedK = Field(default=10, description="k: the first k answers count.")
+    pool: Literal["uniform", "matched", "corpus"] = Field(
+        default="matched",
+        description="pool that is ranked: uniform or matched (142 fixed negatives), or the whole corpus.",
+    )
+    segment: Segment = Field(
+        default="all", description="segment of the held-out members: all, new, or category:FIELD=VALUE."
+    )
+    min: Fraction | None = Field(default=None, description="min: the value must be at least this.")
     max_regression: Fraction | None = Field(
         default=None, description="maxRegression: the largest drop against the champion that may be promoted."
     )
@@ -250,16 +343,26 @@ class Gate(Manifest):
 
 
 class Promotion(Manifest):
-    mode: Literal["Automatic", "Manual"] = "Automatic"
-    gates: Annotated[list[Gate], Field(min_length=1, max_length=16)]
+    """When a candidate becomes champion."""
+
+    mode: Literal["Automatic", "Manual"] = Field(
+        default="Automatic", description="mode: Manual waits for a person's approval."
+    )
+    gates: Annotated[list[Gate], Field(min_length=1, max_length=16)] = Field(
+        description="gates a candidate must pass; one per metric, k, pool and segment."
+    )
     max_latency_p99_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
         default=None, description="maxLatencyP99Ms bounds the dark stack's answers before it may be promoted."
     )
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = Field(
         default=3600, description="progressDeadlineSeconds bounds each step but training, which has its own."
     )
-    failure_limit: Annotated[int, Field(ge=1, le=100)] = 3
-    inconclusive_limit: Annotated[int, Field(ge=1, le=100)] = 3
+    failure_limit: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="failureLimit: so many failed attempts at a step end a candidate."
+    )
+    inconclusive_limit: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="inconclusiveLimit: so many inconclusive evaluations end a candidate."
+    )
 
     @model_validator(mode="after")
     def distinct_gates(self) -> Self:
@@ -282,14 +385,23 @@ class Promotion(Manifest):
 
 
 class Rollback(Manifest):
-    automatic: bool = True
+    """What brings the former stack back after a promotion."""
+
+    automatic: bool = Field(
+        default=True, description="automatic: a failed check in the window brings the former stack back."
+    )
     window_seconds: Annotated[int, Field(ge=0, le=604_800)] = Field(
         default=3600, description="windowSeconds: how long the former stack is kept running after a promotion."
     )
-    checks: Annotated[list[Literal["podsReady", "probe"]], Field(max_length=2)] = Field(default=["podsReady", "probe"])
+    checks: Annotated[list[Literal["podsReady"]], Field(max_length=2)] = Field(
+        default=["podsReady"],
+        description="checks of a new champion: podsReady (a server is ready and names its own ids); none: no check.",
+    )
 
 
 class RetrievalModelSpec(Manifest):
+    """What one retrieval system is made from, and what it must prove before it serves."""
+
     suspend: bool = Field(default=False, description="suspend stops new work; the champion keeps serving.")
     storage: Storage
     data: Data
@@ -301,8 +413,15 @@ class RetrievalModelSpec(Manifest):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     promotion: Promotion
     rollback: Rollback = Field(default_factory=Rollback)
-    deletion_policy: Literal["Retain"] = Field(
-        default="Retain", description="deletionPolicy: storage and the MLflow record stay when the object is deleted."
+    revision_history_limit: Annotated[int, Field(ge=1, le=REVISION_HISTORY_MAX)] = Field(
+        default=5,
+        description="revisionHistoryLimit: this many promoted stacks besides the champion can be returned to, "
+        "and this many candidates that were not promoted keep their files; older files are removed.",
+    )
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        default="Retain",
+        description="deletionPolicy: Retain keeps all files when the object is deleted, Delete removes them first. "
+        "The MLflow record stays in both cases.",
     )
 
     @model_validator(mode="after")

@@ -55,7 +55,8 @@ def table(
         justify: JustifyMethod = "right" if header in numeric else "left"
         built.add_column(header, justify=justify, no_wrap=header not in giving_way, overflow="fold")
     for row in rows:
-        built.add_row(*row)
+        # As Text: a segment or a message with brackets is no markup.
+        built.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return built
 
 

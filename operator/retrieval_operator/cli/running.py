@@ -26,7 +26,7 @@ from retrieval_operator.cli.shared import HomeOption, open_home, told
 from retrieval_operator.cli.waiting import Until, Verdict, progress, verdict
 from retrieval_operator.instance import HeldElsewhere, holder, sole_controller, stop_controller
 from retrieval_operator.local_mode import LocalMode, now
-from retrieval_operator.telemetry import configure_logging
+from retrieval_operator.telemetry import RotatingLog, configure_logging
 
 _LOOK_S = 0.5
 # What --purge may remove: the layout of adapters/local/home.py, MLflow's data and our logs. A mistyped --home loses
@@ -251,8 +251,6 @@ def _logging(mode: LocalMode, *, to_file: bool) -> Iterator[None]:
         return
     path: Path = mode.home.root / "controller.log"
     make_directory(path.parent)
-    if path.exists():
-        path.replace(path.with_suffix(".log.1"))
-    with path.open("w", encoding="utf-8", buffering=1) as stream:
+    with RotatingLog(path) as stream:
         configure_logging(settings.log_format, settings.log_level, stream)
         yield

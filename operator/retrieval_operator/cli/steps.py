@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from retrieval_operator.api.objects import RetrievalModel
@@ -12,11 +11,11 @@ from retrieval_operator.domain import plan as plans
 from retrieval_operator.domain import simulate
 from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action
-from retrieval_operator.domain.workloads import WorkloadSpec
 
 _SENTENCES: Mapping[type[Action], Callable[[Any], str]] = {
     plans.EnsureRun: lambda a: f"create the MLflow run of {a.step} {a.key}",
     plans.TagRun: lambda a: f"tag MLflow run {a.run_id}: {_pairs(a.tags)}",
+    plans.SetRunStatus: lambda a: f"MLflow run {a.run_id}: {a.status}",
     plans.RegisterVersion: lambda a: f"register bundle {a.bundle_id} as a model version",
     plans.DescribeVersion: lambda a: f"describe model version {a.version}",
     plans.SetAlias: lambda a: f"alias {a.alias}: {f'version {a.version}' if a.version else 'removed'}",
@@ -32,7 +31,7 @@ _SENTENCES: Mapping[type[Action], Callable[[Any], str]] = {
     plans.SetFinalizer: lambda a: f"{'set' if a.present else 'remove'} the finalizer",
 }
 # Records and notices follow from what is shown; listing them would hide it.
-_MINOR = (plans.EmitEvent, plans.TagRun, plans.DescribeVersion, plans.EnsureRun)
+_MINOR = (plans.EmitEvent, plans.TagRun, plans.SetRunStatus, plans.DescribeVersion, plans.EnsureRun)
 
 
 def sentence(action: Action) -> str:
@@ -46,8 +45,7 @@ def simulated_steps(model: RetrievalModel, observed: Observed, now: int) -> Iter
     Assumes that every step succeeds and every gate passes.
     """
     running = {workload.name for workload in observed.workloads if workload.state == "Running"}
-    world = _world(model, observed, now)
-    for before, plan in simulate.run_until_settled(model, world):
+    for before, plan in simulate.run_until_settled(model, simulate.World.like(observed, now)):
         candidate = plan.status.candidate or before.status.candidate
         for action in plan.actions:
             if not isinstance(action, _MINOR):
@@ -74,43 +72,6 @@ def _simulated(action: Action, observed: Observed, running: Collection[str]) -> 
 def _stack_name(stack: str, observed: Observed) -> str:
     live = observed.traffic.live
     return stack if stack in observed.stacks or (live is not None and live.stack == stack) else "(new)"
-
-
-def _world(model: RetrievalModel, observed: Observed, now: int) -> simulate.World:
-    """A world to simulate in. Running workloads are left out: the simulation starts the same attempt again."""
-    registry = observed.registry
-    world = simulate.World(
-        now=now,
-        workloads={w.name: w for w in observed.workloads if w.state != "Running"},
-        stacks=dict(observed.stacks),
-        traffic=replace(observed.traffic, version="0"),
-        runs=dict(registry.runs) if registry else {},
-        versions=dict(registry.versions) if registry else {},
-        aliases=dict(registry.aliases) if registry else {},
-    )
-    bundles = {found.bundle_uri: found.bundle_id for found in (observed.traffic.live, model.status.candidate) if found}
-    world.outcomes = lambda workload: _passing(workload, world, bundles)
-    return world
-
-
-def _passing(workload: WorkloadSpec, world: simulate.World, bundles: Mapping[str, str]) -> simulate.Outcome:
-    """Success, with the real ids of what exists already where the simulation would make some up."""
-    report = simulate.passing_report(workload)
-    arguments = dict(zip(workload.arguments, workload.arguments[1:], strict=False))
-    for who, found in (("candidate-", "candidate"), ("champion-", "champion"), ("", "")):
-        bundle, generation = arguments.get(f"--{who}bundle"), arguments.get(f"--{who}generation")
-        if bundle is not None and generation is not None:
-            part = report[found] if found else report
-            part["bundleId"] = bundles.get(bundle) or part["bundleId"]
-            part["generationId"] = _generation_id(world, generation) or part["generationId"]
-    return simulate.Outcome(report=report)
-
-
-def _generation_id(world: simulate.World, uri: str) -> str:
-    """The id that the report about this generation gives, "" when there is none."""
-    key = uri.rsplit("/", maxsplit=1)[-1]
-    reports = [run.report for run in world.runs.values() if run.key == key and run.report is not None]
-    return next((str(report["id"]) for report in reports if str(report.get("id", "")).startswith("g-")), "")
 
 
 def _pairs(tags: Mapping[str, str]) -> str:

@@ -45,15 +45,28 @@ class Description:
 
 
 def document(model: RetrievalModel) -> dict[str, Any]:
-    """The object as a manifest with status; the spec holds what was set explicitly, so it can be applied again."""
+    """The object as a manifest with status; the spec holds what was set explicitly, so it can be applied again.
+
+    Stacks in the status remember the variables they were started with: their literal values are not shown.
+    """
     metadata = model.metadata.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {name: value for name, value in metadata.items() if value},
         "spec": model.spec.explicit(),
-        "status": model.status.document(),
+        "status": _without_values(model.status.document()),
     }
+
+
+def _without_values(part: Any) -> Any:
+    """Without the values of environment variables, wherever there are some."""
+    if isinstance(part, list):
+        return [_without_values(entry) for entry in part]
+    if not isinstance(part, dict):
+        return part
+    env = [{k: v for k, v in variable.items() if k != "value"} for variable in part.get("env", [])]
+    return {name: _without_values(inner) for name, inner in part.items()} | ({"env": env} if env else {})
 
 
 def row(model: RetrievalModel, now: int) -> tuple[str | Text, ...]:

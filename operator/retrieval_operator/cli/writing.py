@@ -138,7 +138,9 @@ def delete(
     timeout: TimeoutOption = "5m",
     home: HomeOption = None,
 ) -> None:
-    """Delete objects. Serving ends with the object; bundles, indexes and the MLflow history stay.
+    """Delete objects. Serving ends with the object; its MLflow history stays.
+
+    With deletionPolicy Retain its bundles and indexes stay, too; with Delete they are removed first.
 
     For example:
       retrieval-operator local delete feed --wait

@@ -71,9 +71,9 @@ def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: 
     failures = [workload for workload in seen if _counts(workload)]
     if _is_final(latest) or len(failures) >= limit:
         return _give_up(latest, len(failures))
-    next_at = ended_at + _delay(len(failures)) if failures else context.now
+    next_at = ended_at + delay_s(len(failures)) if failures else context.now
     if context.now < next_at:
-        return Pending(candidate, message=f"{_why(latest)}; another attempt follows", next_at=next_at)
+        return Pending(candidate, message=f"{how_it_ended(latest)}; another attempt follows", next_at=next_at)
     return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), latest.attempt + 1))
 
 
@@ -92,7 +92,8 @@ def _counts(workload: WorkloadObserved) -> bool:
     return workload.reason != STOPPED
 
 
-def _delay(failures: int) -> int:
+def delay_s(failures: int) -> int:
+    """How long after its end the next attempt follows that many failures, at least one."""
     return int(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (failures - 1)))
 
 
@@ -100,7 +101,7 @@ def _give_up(latest: WorkloadObserved, failures: int) -> GivenUp:
     final = _is_final(latest)
     suffix = "" if final else f" (attempt {failures}, the last one)"
     return GivenUp(
-        f"{_why(latest)}{suffix}", _FINAL_REASONS.get(latest.reason or _code_reason(latest)) if final else None
+        f"{how_it_ended(latest)}{suffix}", _FINAL_REASONS.get(latest.reason or _code_reason(latest)) if final else None
     )
 
 
@@ -113,7 +114,8 @@ def _code_reason(latest: WorkloadObserved) -> str:
     return "" if latest.exit_code is None else ExitCode(latest.exit_code).reason
 
 
-def _why(latest: WorkloadObserved) -> str:
+def how_it_ended(latest: WorkloadObserved) -> str:
+    """An attempt's end without a report, in a sentence."""
     if latest.state == "Succeeded":
         return f"{latest.name} ended without a report"
     said = f": {latest.message}" if latest.message else ""

@@ -8,7 +8,7 @@ from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATIO
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
-from retrieval_operator.domain.history import is_unknown, newest, refusal, retry_was_handled
+from retrieval_operator.domain.history import is_unknown, newest, refusal, retry_of, retry_was_handled
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
 from retrieval_operator.domain.schedule import due_slot, slot_time
 
@@ -152,10 +152,13 @@ def _wanted_serving(context: Context) -> Wanted | None:
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:
-    """Not what was refused, not while suspended, and not before it is known whether it was refused."""
+    """Not what was refused, not while suspended, and not before it is known whether it was refused.
+
+    Nor while something is missing that the work needs; a way back is tried all the same.
+    """
     if wish.refused or context.spec.suspend:
         return False
-    return wish.kind is CandidateKind.ROLLBACK or not is_unknown(context, wish.id)
+    return wish.kind is CandidateKind.ROLLBACK or not (context.missing or is_unknown(context, wish.id))
 
 
 def is_still_wanted(context: Context, candidate: Candidate, wish: Wanted | None) -> bool:
@@ -183,6 +186,7 @@ def new_candidate(context: Context, wish: Wanted, history: list[HistoryEntry]) -
         bundle_uri=champion.bundle_uri if champion and serves_champion else "",
         model_version=champion.model_version if champion and serves_champion else "",
         stack=wish.id if wish.kind in (CandidateKind.SERVING, CandidateKind.ROLLBACK) else "",
+        retry=retry_of(context, history, wish.kind, wish.id),
         ignored_attempts=highest_attempts(context) if entry is not None and entry.retried else {},
     )
 

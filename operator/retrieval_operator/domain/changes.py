@@ -45,6 +45,7 @@ EFFECTS: Mapping[str, Effect] = {
     "evaluation": Effect.IN_PLACE,
     "promotion": Effect.IN_PLACE,
     "rollback": Effect.IN_PLACE,
+    "revisionHistoryLimit": Effect.IN_PLACE,
     "deletionPolicy": Effect.IN_PLACE,
 }
 _COST = list(Effect)

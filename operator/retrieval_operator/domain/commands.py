@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import StackRecord
+from retrieval_operator.domain.identity import digest
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 
 DEFAULT_SERVED_K = 2000  # the paper retrieves 2000 candidates
@@ -77,7 +80,10 @@ def index(
     data_uri: str,
     previous: str = "",
 ) -> WorkloadSpec:
-    """One index generation. `previous` is a generation URI whose unchanged vectors are copied, "" for none."""
+    """One index generation. `previous` is a generation URI whose unchanged vectors are copied, "" for none.
+
+    Members and the latency target are for serving: an evaluation scores the stored vectors, and asks no index.
+    """
     spec = model.spec
     kind = "serving" if step is WorkloadStep.INDEX_SERVING else "evaluation"
     arguments = ["build", "--bundle", bundle, "--expected-bundle-id", bundle_id, "--dataset", data_uri]
@@ -87,8 +93,11 @@ def index(
         arguments += ["--served-dimension", str(spec.model.served_dimension)]
     if previous:
         arguments += ["--previous", previous]
-    if spec.index.members and kind == "serving":
-        arguments += ["--members"]
+    if kind == "serving":
+        if spec.index.latency_target_ms is not None:
+            arguments += ["--latency-target-ms", str(spec.index.latency_target_ms)]
+        if spec.index.members:
+            arguments += ["--members"]
     return _spec(model, step, key, "retrieval-index", tuple(arguments))
 
 
@@ -99,8 +108,12 @@ def evaluate(
     data_uri: str,
     candidate: tuple[str, str],
     champion: tuple[str, str] | None,
+    anew: bool = False,
 ) -> WorkloadSpec:
-    """Candidate and champion, each (bundle URI, evaluation generation URI), on the same held-out members."""
+    """Candidate and champion, each (bundle URI, evaluation generation URI), on the same held-out members.
+
+    `anew`: not even the answers of single members that an earlier evaluation left are used.
+    """
     settings = model.spec.evaluation
     gates = [gate.model_dump(mode="json", by_alias=True, exclude_none=True) for gate in model.spec.promotion.gates]
     arguments = ["run", "--dataset", data_uri]
@@ -108,10 +121,11 @@ def evaluate(
     if champion is not None:
         arguments += ["--champion-bundle", champion[0], "--champion-generation", champion[1]]
     arguments += ["--gates", json.dumps(gates, sort_keys=True), "--k", ",".join(map(str, settings.k))]
-    arguments += ["--segments", ",".join(settings.segments), "--confidence", str(settings.confidence)]
+    arguments += ["--segments", json.dumps(settings.segments), "--confidence", str(settings.confidence)]
     arguments += ["--min-samples", str(settings.min_samples)]
     root = storage_root(model)
-    arguments += ["--out", f"{root}/evaluations/{key}", "--cache", f"{root}/evaluations/cache"]
+    arguments += ["--out", f"{root}/evaluations/{key}"]
+    arguments += [] if anew else ["--cache", f"{root}/evaluations/cache"]
     return _spec(model, WorkloadStep.EVALUATE, key, "retrieval-evaluate", tuple(arguments))
 
 
@@ -122,6 +136,29 @@ def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str
     arguments += ["--k", str(model.spec.index.served_k or DEFAULT_SERVED_K)]
     arguments += ["--out", f"{storage_root(model)}/verifications/{key}"]
     return _spec(model, WorkloadStep.VERIFY, key, "retrieval-evaluate", tuple(arguments))
+
+
+def collect(model: RetrievalModel, *, key: str, attempt: int, names: Sequence[str]) -> WorkloadSpec:
+    """Remove directories below the object's root."""
+    return _removal(model, key, attempt, tuple(names))
+
+
+def remove_all(model: RetrievalModel, *, attempt: int) -> WorkloadSpec:
+    """Remove everything that the object made: its deletionPolicy is Delete."""
+    return _removal(model, removal_key(model), attempt, ("--all",))
+
+
+def removal_key(model: RetrievalModel) -> str:
+    """The key of the removal of everything; no directory has it."""
+    return digest("removal", {"uid": model.metadata.uid})
+
+
+def _removal(model: RetrievalModel, key: str, attempt: int, what: tuple[str, ...]) -> WorkloadSpec:
+    """It reports to no run: what it removed is over. What was brought here is named as what must stay."""
+    brought = (model.spec.data.uri, model.spec.model.base, model.spec.model.bundle_uri)
+    kept = [f"--keep={uri}" for uri in brought if uri and uri != TINY_PRESET]
+    first = _spec(model, WorkloadStep.COLLECT, key, "retrieval-data", ("remove", storage_root(model), *what, *kept))
+    return replace(first, name=workload_name(model, WorkloadStep.COLLECT, key, attempt), attempt=attempt)
 
 
 def _spec(

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, Step
-from retrieval_operator.domain.candidates import Wanted
+from retrieval_operator.domain.candidates import Wanted, training_slot
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import newest
+from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
 
 # The conditions a candidate sets on its way, with the first step at which each is behind it.
 _MILESTONE_CONDITIONS: tuple[tuple[ConditionType, Step], ...] = (
@@ -111,24 +112,38 @@ def _ready(context: Context, found: Found) -> _Said:
     return _Said("False", Reason.CHAMPION_NOT_READY, f"stack {found.champion.stack} {why}")
 
 
-def _not_begun(context: Context) -> tuple[Reason, str]:
+def not_begun(context: Context) -> tuple[Reason, str]:
+    """Why what is wanted is not in flight."""
     if context.spec.suspend:
         return Reason.SUSPENDED, "the object is suspended"
+    if context.missing:
+        return Reason.DEPENDENCY_MISSING, context.missing
     return Reason.REGISTRY_UNAVAILABLE, "MLflow is not reachable; going on when it is back"
 
 
 def _promoted(context: Context, found: Found) -> _Said:
+    """Whether the champion is what this generation of the object asks for; what schedules add is Progressing."""
     if found.stalled is not None:
         return _Said("False", *found.stalled)
+    if found.champion is not None and _is_asked_for(context, found.champion):
+        return _Said("True", Reason.PROMOTED, f"stack {found.champion.stack} is champion")
     if found.candidate is not None:
         return _Said("False", _STEP_REASON[found.candidate.step], found.candidate.message)
     if found.wish is not None and found.wish.refused:
         return _Said("False", _refusal_reason(found), found.wish.refused)
     if found.wish is not None:
-        return _Said("False", *_not_begun(context))
-    if found.champion is None:
-        return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
-    return _Said("True", Reason.PROMOTED, f"stack {found.champion.stack} is champion")
+        return _Said("False", *not_begun(context))
+    return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
+
+
+def _is_asked_for(context: Context, champion: Champion) -> bool:
+    """Whether spec and annotations ask for this very stack, under the schedule slots that it was made for."""
+    spec, cron_slot = context.spec, champion.slot.partition("#")[0]
+    return (
+        champion.revision == revision_hash(spec, training_slot(context, cron_slot))
+        and champion.generation_key == generation_key(spec, champion.bundle_id, champion.refresh_slot)
+        and champion.serving_hash == serving_hash(spec)
+    )
 
 
 def _refusal_reason(found: Found) -> Reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
+from retrieval_operator.api.constants import MESSAGE_MAX_CHARS, RETRY_ANNOTATION, TAG_RETRY
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import (
@@ -23,12 +23,16 @@ from retrieval_operator.domain.plan import Action
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a decision may look at. `champion` is what the traffic says, not what the status remembers."""
+    """Everything a decision may look at. `champion` is what the traffic says, not what the status remembers.
+
+    `record` is the stack that the candidate becomes, once a milestone of this walk has worked it out.
+    """
 
     model: RetrievalModel
     observed: Observed
     now: int
     champion: Champion | None
+    record: StackRecord | None = None
 
     @property
     def spec(self) -> RetrievalModelSpec:
@@ -41,6 +45,20 @@ class Context:
     @property
     def registry(self) -> RegistryObserved | None:
         return self.observed.registry
+
+    @property
+    def missing(self) -> str:
+        """What new work would miss, in sentences; "" when nothing. The registry is left out: steps wait for it."""
+        problems = [p for p in self.observed.problems if p.holds_back and p.dependency != "registry"]
+        return "; ".join(f"{problem.dependency}: {problem.message}" for problem in problems)
+
+    @property
+    def handled_retry(self) -> str:
+        """The retry that was acted on last, "" for none; of a wiped status, the annotation's if a tag remembers it."""
+        asked = self.model.metadata.annotations.get(RETRY_ANNOTATION, "")
+        runs = self.registry.runs.values() if self.registry else ()
+        is_remembered = asked and any(run.tags.get(TAG_RETRY) == asked for run in runs)
+        return self.status.handled_retry or (asked if is_remembered else "")
 
 
 @dataclass(frozen=True)
@@ -73,9 +91,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Passed:
-    """A milestone is behind the candidate; the next one may look."""
+    """A milestone is behind the candidate; the next one may look. `record`: see Context, None leaves it as it is."""
 
     candidate: Candidate
+    record: StackRecord | None = None
 
 
 Progress = Waiting | Ended | Passed

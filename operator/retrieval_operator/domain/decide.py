@@ -6,7 +6,8 @@ One pass, in this order:
 3. going back comes before going forward: a rollback that is due is all that this pass does;
 4. at most one candidate is in flight: superseded, kept, or newly begun (`candidates`);
 5. the candidate walks its milestones up to the first that is not passed (`milestones`);
-6. the champion is kept up, what is over is collected, projections are compared (`upkeep`);
+6. the champion is kept up, what is over is collected, projections are compared (`upkeep`), and when nothing else is
+   to do, files that nothing refers to any more are removed (`collection`);
 7. conditions and the phase say what was found.
 
 No state but what is observed is needed: with an empty status the same pass reaches the same decisions.
@@ -14,21 +15,24 @@ No state but what is observed is needed: with an empty status the same pass reac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
-from retrieval_operator.domain import candidates, upkeep
+from retrieval_operator.domain import candidates, collection, upkeep
 from retrieval_operator.domain.champion import champion_of, rollback_actions, settle
 from retrieval_operator.domain.changes import immutable_fields
-from retrieval_operator.domain.conditions import Found, conditions, phase
+from retrieval_operator.domain.conditions import Found, conditions, not_begun, phase
 from retrieval_operator.domain.context import Context, Ended, Passed, Waiting, cut, failed, with_facts
-from retrieval_operator.domain.deletion import decide_deletion
-from retrieval_operator.domain.history import entry_of_end, entry_of_tag, newest, with_entry
+from retrieval_operator.domain.deletion import decide_deletion, finalizer
+from retrieval_operator.domain.history import entry_of_end, entry_of_tag, newest, with_entry, without_old_stacks
 from retrieval_operator.domain.milestones import MILESTONES
+from retrieval_operator.domain.milestones.work import held_back
 from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action, EmitEvent, Plan
+from retrieval_operator.domain.run_states import run_states
 from retrieval_operator.domain.schedule import next_slot_at
 
 # Steps with their own bound, or none: a training may take days, a reviewer too.
@@ -67,6 +71,11 @@ class _Pass:
     retry: str = ""
     requeue_after_s: float | None = None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is in flight, and nothing may begin."""
+        return self.candidate is None and (self.wish is None or bool(self.wish.refused))
+
     def having(self, *actions: Action) -> _Pass:
         return replace(self, actions=(*self.actions, *actions))
 
@@ -74,13 +83,16 @@ class _Pass:
 def _forward(context: Context, done: _Pass) -> Plan:
     """Steps 4 to 6: choose the candidate, let it walk, keep house."""
     done = _retried(context, done)
-    context = _with_history(context, done.history)
+    context = _with_history(context, done.history, done.retry)
     done = _chosen(context, done)
     if done.candidate is None:
         return _plan(context, done)
     if context.spec.suspend:
         since = done.candidate.blocked_since or context.now
         return _plan(context, replace(done, candidate=with_facts(done.candidate, blocked_since=since)))
+    if collection.is_in_the_way(context):
+        waiting = with_facts(done.candidate, message="waiting for the removal of old files to stop")
+        return _plan(context, replace(done, candidate=waiting, requeue_after_s=_IN_FLIGHT_REQUEUE_S))
     return _plan(context, _advanced(context, done, done.candidate))
 
 
@@ -105,9 +117,10 @@ def _refuses(entry: HistoryEntry) -> bool:
     return entry.outcome not in ("Promoted", "Superseded")
 
 
-def _with_history(context: Context, history: list[HistoryEntry]) -> Context:
-    """The rest of the pass sees the history as it stands now."""
-    status = context.status.model_copy(update={"history": history})
+def _with_history(context: Context, history: list[HistoryEntry], retry: str = "") -> Context:
+    """The rest of the pass sees the history, and the retry that is acted on, as they stand now."""
+    handled = retry or context.status.handled_retry
+    status = context.status.model_copy(update={"history": history, "handled_retry": handled})
     return Context(context.model.model_copy(update={"status": status}), context.observed, context.now, context.champion)
 
 
@@ -136,7 +149,7 @@ def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
     """Let the candidate walk its milestones; keep its step, its clock and its message."""
     outcome = _walk(context, candidate)
     if isinstance(outcome, Waiting):
-        outcome = _within_deadline(context, candidate, outcome)
+        outcome = _within_deadline(context, candidate, held_back(context, candidate, outcome))
     if isinstance(outcome, Ended):
         return _ended(context, done, outcome)
     moved = _moved(context, candidate, outcome)
@@ -152,6 +165,7 @@ def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
         if not isinstance(progress, Passed):
             return progress
         candidate = progress.candidate
+        context = replace(context, record=progress.record or context.record)
     raise AssertionError("the last milestone never passes: promotion is seen in the traffic, which ends the candidate")
 
 
@@ -232,16 +246,10 @@ def _immutable_problem(context: Context) -> tuple[Reason, str] | None:
 def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None = None, why: str = "") -> Plan:
     """Upkeep, conditions, status: what every pass ends with."""
     status = context.status
-    retry = done.retry or status.handled_retry
-    suspended = context.spec.suspend
-    actions = (
-        *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
-        *done.actions,
-        *upkeep.stopped_workloads(context, done.candidate, suspended=suspended),
-        *upkeep.collected_stacks(context, done.candidate, done.history),
-        *upkeep.collected_workloads(context),
-        *upkeep.projections(context, done.candidate, done.history, retry),
-    )
+    retry = done.retry or context.handled_retry
+    actions = _with_upkeep(context, done, retry)
+    may_remove = done.is_quiet and not (actions or stalled or context.spec.suspend)
+    collected = collection.collection(context, done.history, done.wish, may_remove=may_remove)
     found = Found(context.champion, done.candidate, done.wish, done.history, stalled)
     new_status = RetrievalModelStatus(
         observed_generation=context.model.metadata.generation,
@@ -249,15 +257,34 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
         conditions=conditions(context, found),
         champion=context.champion,
         candidate=done.candidate,
-        history=done.history,
+        history=without_old_stacks(context, done.history),
         address=context.observed.traffic.address,
         handled_retry=retry,
         training_slot=done.slots.training if done.slots else status.training_slot,
         refresh_slot=done.slots.refresh if done.slots else status.refresh_slot,
         immutable=status.immutable or immutable_fields(context.model),
     )
-    explained = why or _why(found, context)
-    return Plan(actions=actions, status=new_status, requeue_after_s=_requeue(context, done), why=explained)
+    forgot = [context.now + 1] if new_status.history != done.history else []  # their files may go in the next pass
+    moments = [*forgot, *([collected.next_at] if collected.next_at is not None else [])]
+    return Plan(
+        actions=(*actions, *collected.actions),
+        status=new_status,
+        requeue_after_s=_requeue(context, done, moments),
+        why=why or _why(found, context),
+    )
+
+
+def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...]:
+    return (
+        *finalizer(context),  # before anything is made that it is there for
+        *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
+        *done.actions,
+        *upkeep.stopped_workloads(context, done.candidate, suspended=context.spec.suspend, may_collect=done.is_quiet),
+        *upkeep.collected_stacks(context, done.candidate, done.history),
+        *upkeep.collected_workloads(context),
+        *upkeep.projections(context, done.candidate, done.history, retry),
+        *run_states(context, done.candidate),
+    )
 
 
 def _why(found: Found, context: Context) -> str:
@@ -268,7 +295,7 @@ def _why(found: Found, context: Context) -> str:
     if found.candidate is not None:
         return f"{found.candidate.step}: {found.candidate.message}"
     if found.wish is not None and not found.wish.refused:
-        return "MLflow is not reachable; what it knows decides whether this may begin"
+        return f"{found.wish.kind} {found.wish.id} has not begun: {not_begun(context)[1]}"
     if found.wish is not None:
         entry = newest(found.history, found.wish.id)
         ending = f" ({entry.outcome})" if entry is not None else ""
@@ -276,10 +303,11 @@ def _why(found: Found, context: Context) -> str:
     return "nothing to do" if found.champion is not None else "waiting"
 
 
-def _requeue(context: Context, done: _Pass) -> float | None:
+def _requeue(context: Context, done: _Pass, others: Sequence[int]) -> float | None:
     """The soonest moment at which time alone changes something."""
     spec, now, champion = context.spec, context.now, context.champion
-    moments = [now + done.requeue_after_s] if done.requeue_after_s else []
+    moments: list[float] = [now + done.requeue_after_s] if done.requeue_after_s else []
+    moments += others
     for expression in (spec.data.schedule, spec.index.refresh.schedule):
         if expression is not None:
             moments.append(next_slot_at(expression, spec.data.time_zone, now))

@@ -1,9 +1,17 @@
-"""An object being deleted: serving ends with it; the registry's record and the storage stay (deletionPolicy Retain)."""
+"""An object being deleted: serving ends with it. Its files stay (deletionPolicy Retain) or go first (Delete).
+
+Only Delete holds the object, by a finalizer that is there as long as the policy says so. The registry's record stays in
+both cases; with the files go the proofs that they are complete, so that an object of the same name starts anew.
+"""
 
 from __future__ import annotations
 
-from retrieval_operator.api.conditions import Reason
-from retrieval_operator.domain.context import Context
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
+from retrieval_operator.api.constants import FINALIZER
+from retrieval_operator.domain import commands
+from retrieval_operator.domain.attempts import how_it_ended
+from retrieval_operator.domain.collection import next_attempt, withdrawals
+from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.plan import (
     Action,
     DeleteStack,
@@ -11,23 +19,108 @@ from retrieval_operator.domain.plan import (
     EmitEvent,
     Plan,
     SetFinalizer,
+    StartWorkload,
     StopTraffic,
 )
+from retrieval_operator.domain.workloads import WorkloadObserved
+
+# While the registry is away, or a removal runs. The latter's end also wakes the queue.
+_REQUEUE_S = 10.0
+_WAY_OUT = "set deletionPolicy: Retain to keep the files and let the object go"
+
+
+def finalizer(context: Context) -> tuple[Action, ...]:
+    """The finalizer of an object that lives, as its deletionPolicy wants it."""
+    wanted = context.spec.deletion_policy == "Delete"
+    return (SetFinalizer(present=wanted),) if wanted is not (FINALIZER in context.model.metadata.finalizers) else ()
 
 
 def decide_deletion(context: Context) -> Plan:
-    """Close the address, then remove stacks and workloads, then let the object go. Each pass does what is left."""
+    """Close the address, remove stacks and workloads, then (Delete) the files, then let the object go.
+
+    Each pass does what is left. Until the files are removed nothing but a change to Retain lets the object go.
+    """
+    removes = context.spec.deletion_policy == "Delete"
+    removals = [work for work in context.observed.workloads if _is_removal(context, work)] if removes else []
+    actions = _ended_serving(context, removals)
+    if actions:
+        if context.status.phase != "Deleting":
+            files = "then its files are removed" if removes else "its files stay"
+            message = f"serving ends, {files}; the record in MLflow stays"
+            actions.append(EmitEvent(type="Normal", reason=Reason.DELETING, message=message))
+        return _deleting(context, tuple(actions), "being deleted", requeue_after_s=1.0)
+    return _removed(context, removals) if removes else _released(context)
+
+
+def _is_removal(context: Context, work: WorkloadObserved) -> bool:
+    return work.key == commands.removal_key(context.model)
+
+
+def _ended_serving(context: Context, removals: list[WorkloadObserved]) -> list[Action]:
     observed = context.observed
     actions: list[Action] = []
     if observed.traffic.live is not None or observed.traffic.address:
         actions.append(StopTraffic())
     actions += [DeleteStack(stack=stack) for stack in sorted(observed.stacks)]
-    actions += [DeleteWorkload(name=workload.name) for workload in observed.workloads]
-    status = context.status.model_copy(update={"phase": "Deleting", "candidate": None})
-    if actions:
-        if context.status.phase != "Deleting":
-            actions.append(
-                EmitEvent(type="Normal", reason=Reason.DELETING, message="serving ends; storage and MLflow stay")
-            )
-        return Plan(actions=tuple(actions), status=status, requeue_after_s=1.0, why="being deleted")
-    return Plan(actions=(SetFinalizer(present=False),), status=status, why="deleted")
+    actions += [DeleteWorkload(name=work.name) for work in observed.workloads if work not in removals]
+    return actions
+
+
+def _removed(context: Context, removals: list[WorkloadObserved]) -> Plan:
+    """The proofs are withdrawn, then the files removed: a proof must not outlive what it is about."""
+    registry = context.registry
+    if registry is None:
+        why = f"MLflow is not reachable, and says there which files are complete; waiting for it; or {_WAY_OUT}"
+        return _deleting(context, (), why, stalled=Reason.REGISTRY_UNAVAILABLE)
+    if any(work.state == "Succeeded" for work in removals):
+        return _released(context)
+    proofs = withdrawals(list(registry.runs.values()))
+    if proofs:
+        return _deleting(context, proofs, "withdrawing the reports of what is about to be removed")
+    if any(work.state == "Running" for work in removals):
+        return _deleting(context, (), f"removing all files under {commands.storage_root(context.model)}")
+    attempt = next_attempt(context, removals)
+    if not attempt.number:
+        latest = max(removals, key=lambda work: work.attempt)
+        why = f"{how_it_ended(latest)}; another attempt follows; or {_WAY_OUT}"
+        wait = max(1, attempt.next_at - context.now)
+        return _deleting(context, (), why, stalled=Reason.REMOVAL_FAILED, requeue_after_s=wait)
+    work = commands.remove_all(context.model, attempt=attempt.number)
+    return _deleting(context, (*attempt.actions, StartWorkload(workload=work)), f"{work.name} is starting")
+
+
+def _released(context: Context) -> Plan:
+    return _deleting(context, (SetFinalizer(present=False),), "deleted", requeue_after_s=None)
+
+
+def _deleting(
+    context: Context,
+    actions: tuple[Action, ...],
+    why: str,
+    *,
+    stalled: Reason | None = None,
+    requeue_after_s: float | None = _REQUEUE_S,
+) -> Plan:
+    status = context.status.model_copy(
+        update={"phase": "Deleting", "candidate": None, "conditions": _conditions(context, stalled, why)}
+    )
+    return Plan(actions=actions, status=status, requeue_after_s=requeue_after_s, why=why)
+
+
+def _conditions(context: Context, stalled: Reason | None, why: str) -> list[Condition]:
+    """What was said before, but for what cannot be true of an object that goes; Stalled while its files cannot go."""
+    gone = {ConditionType.STALLED, ConditionType.RECONCILING, ConditionType.PROGRESSING}
+    before = context.status.conditions
+    kept = [condition for condition in before if condition.type not in gone]
+    if stalled is None:
+        return kept
+    was = next((condition for condition in before if condition.type is ConditionType.STALLED), None)
+    said = Condition(
+        type=ConditionType.STALLED,
+        status="True",
+        reason=stalled,
+        message=cut(why),
+        observed_generation=context.model.metadata.generation,
+        last_transition_time=was.last_transition_time if was is not None else context.now,
+    )
+    return [*kept, said]

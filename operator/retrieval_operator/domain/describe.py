@@ -38,7 +38,12 @@ def _row(gate: GateVerdict) -> str:
         bounds,
         str(gate.n),
     )
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(_cell(text) for text in cells)} |"
+
+
+def _cell(text: str) -> str:
+    """A segment may hold any character; a bar would end the cell."""
+    return text.replace("|", r"\|")
 
 
 def _number(value: float | None) -> str:

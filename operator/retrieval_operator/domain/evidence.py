@@ -79,13 +79,36 @@ class GateEvidence(Report):
     problem: str | None = None
 
 
+class Leakage(Report):
+    """Why a stack may have seen the test part, a sentence each; None: it has not."""
+
+    format_version: Literal[1] = 1
+    candidate: str | None
+    champion: str | None
+
+
+class Comparison(Report):
+    """Candidate - baseline, paired by member. No gate looks at it: people do."""
+
+    format_version: Literal[1] = 1
+    baseline: str
+    metric: str
+    k: int
+    pool: str
+    segment: str
+    delta: float
+    lower: float
+    upper: float
+
+
 class EvaluationReport(Report):
     kind: Literal["evaluation"]
     candidate: Identity
     champion: Identity | None
     as_of: int
-    leakage: str | None
+    leakage: Leakage
     gates: tuple[GateEvidence, ...]
+    comparisons: tuple[Comparison, ...] = ()
     collapsed: bool
 
 

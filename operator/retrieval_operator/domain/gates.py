@@ -24,6 +24,9 @@ _WORST_FIRST: tuple[Verdict, ...] = ("Failed", "Inconclusive", "Passed")
 MAX_NORM_ERROR = 1e-3
 MIN_SELF_HIT = 0.99
 MIN_RECALL_AT_SERVED_K = 0.90
+# An item without a vector can never be retrieved, and nobody would notice. A build that left one out is broken: it has
+# no reason to, so there is no share that would do.
+MIN_COVERAGE = 1.0
 # A refresh that loses more than half of the corpus is more likely a broken feed than a decision. Gut feeling.
 MIN_COUNT_SHARE = 0.5
 # A served answer equals direct computation; fp32 through the server is within 1e-4 (design section 7).
@@ -54,7 +57,7 @@ def judge_evaluation(
     for gate in promotion.gates:
         found = evidence.get((gate.metric, gate.k, gate.pool, gate.segment))
         findings = _findings(gate, found, report, settings, best.get(gate.identity))
-        verdicts.append(_verdict(gate, found, findings))
+        verdicts.append(_verdict(gate, found, findings, _without_member(gate, report)))
     return verdicts
 
 
@@ -63,12 +66,12 @@ def overall(verdicts: list[GateVerdict]) -> Verdict:
     return worst(verdict.verdict for verdict in verdicts if not verdict.dry_run)
 
 
-def _verdict(gate: Gate, found: GateEvidence | None, findings: list[Finding]) -> GateVerdict:
+def _verdict(gate: Gate, found: GateEvidence | None, findings: list[Finding], note: str) -> GateVerdict:
     return GateVerdict(
         gate=gate.identity,
         verdict=worst(finding.verdict for finding in findings),
         dry_run=gate.dry_run,
-        message="; ".join(finding.message for finding in findings)[:1024],
+        message="; ".join(filter(None, [*(finding.message for finding in findings), note]))[:1024],
         n=found.n if found else 0,
         value=found.value if found else None,
         champion_value=found.champion_value if found else None,
@@ -76,6 +79,18 @@ def _verdict(gate: Gate, found: GateEvidence | None, findings: list[Finding]) ->
         lower=found.lower if found else None,
         upper=found.upper if found else None,
     )
+
+
+def _without_member(gate: Gate, report: EvaluationReport) -> str:
+    """How much of the value the candidate owes to knowing the member; "" when not measured. Decides nothing."""
+    wanted = ("notPersonal", gate.metric, gate.k, gate.pool, gate.segment)
+    for row in report.comparisons:
+        if (row.baseline, row.metric, row.k, row.pool, row.segment) == wanted:
+            numbers = f"{row.delta:+.4f} ({row.lower:+.4f} to {row.upper:+.4f})"
+            if row.lower > 0:
+                return f"{numbers} above its own item vectors without the member"
+            return f"not shown to be personal: {numbers} against its own item vectors without the member"
+    return ""
 
 
 def _findings(
@@ -91,7 +106,7 @@ def _findings(
         findings.append(_against_champion(found, gate.max_regression, report, settings))
     if gate.max_drop_from_best is not None:
         known = [value for value in (best, found.champion_value) if value is not None]
-        findings.append(_against_best(found, gate.max_drop_from_best, max(known, default=None)))
+        findings.append(_against_best(found, gate.max_drop_from_best, max(known, default=None), report))
     return findings
 
 
@@ -104,8 +119,7 @@ def _unusable(found: GateEvidence | None, report: EvaluationReport, settings: Ev
         (report.collapsed, "the encoder collapsed: nearly all vectors are equal, so ranks mean nothing"),
         (found.problem is not None and not only_leaks, f"not measurable: {found.problem}"),
         (found.value is None, "no finite value was measured"),
-        # Without a champion it is the candidate that has seen the test split.
-        (bool(report.leakage) and report.champion is None, str(report.leakage)[:300]),
+        (report.leakage.candidate is not None, str(report.leakage.candidate)[:300]),
         (found.n < settings.min_samples, f"{found.n} members, at least {settings.min_samples} needed"),
     )
     return next((Finding("Inconclusive", message) for holds, message in reasons if holds), None)
@@ -123,8 +137,8 @@ def _against_champion(  # noqa: PLR0911 one case per return reads better than ne
 ) -> Finding:
     if report.champion is None:
         return Finding("Passed", "no champion to compare with")
-    if report.leakage:
-        return Finding("Inconclusive", report.leakage[:300])
+    if report.leakage.champion is not None:
+        return Finding("Inconclusive", report.leakage.champion[:300])
     if found.delta is None or found.lower is None or found.upper is None:
         return Finding("Inconclusive", "the comparison with the champion has no finite bounds")
     few = found.discordant is None or found.discordant < settings.min_discordant
@@ -139,9 +153,12 @@ def _against_champion(  # noqa: PLR0911 one case per return reads better than ne
     return Finding("Inconclusive", f"{numbers}: {found.n} members cannot decide about a margin of {margin}{needed}")
 
 
-def _against_best(found: GateEvidence, drop: Decimal, best: float | None) -> Finding:
+def _against_best(found: GateEvidence, drop: Decimal, best: float | None, report: EvaluationReport) -> Finding:
+    """`best`: of the promoted stacks' values and the champion's; None when there is neither."""
     if best is None:
         return Finding("Passed", "no promoted stack to compare with")
+    if report.leakage.champion is not None:
+        return Finding("Inconclusive", report.leakage.champion[:300])
     floor = best - float(drop)
     if found.value_lower is None or found.value_upper is None:
         return Finding("Inconclusive", "the value has no finite bounds")
@@ -173,7 +190,10 @@ def _best_promoted(history: list[HistoryEntry]) -> Mapping[str, float]:
 
 
 def judge_generation(report: IndexReport, champion_count: int | None) -> list[Finding]:
-    """Integrity gates of an index generation; an empty list means that nothing is wrong."""
+    """Integrity gates of an index generation; an empty list means that nothing is wrong.
+
+    `champion_count`: items in the champion's generation, None without a champion. A check that was not measured fails.
+    """
     checks, problems = report.checks, []
     if report.count == 0:
         problems.append("it has no items")
@@ -184,6 +204,7 @@ def judge_generation(report: IndexReport, champion_count: int | None) -> list[Fi
     for name, value, bound, above in (
         ("the largest deviation of a norm from 1", checks.max_norm_error, MAX_NORM_ERROR, False),
         ("the share of items that find themselves", checks.self_hit, MIN_SELF_HIT, True),
+        ("the share of items that have a vector", checks.coverage, MIN_COVERAGE, True),
         ("recall against exact search at the served k", checks.recall_at_served_k, MIN_RECALL_AT_SERVED_K, True),
     ):
         if value is None or (value < bound if above else value > bound):

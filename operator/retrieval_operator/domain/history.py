@@ -7,7 +7,13 @@ and so do verdict tags in the registry, so that a wiped status neither retrains 
 from __future__ import annotations
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES, TAG_RETRY, TAG_STACK, TAG_VERDICT
+from retrieval_operator.api.constants import (
+    HISTORY_MAX_ENTRIES,
+    REVISION_HISTORY_MAX,
+    TAG_RETRY,
+    TAG_STACK,
+    TAG_VERDICT,
+)
 from retrieval_operator.api.status import CandidateKind, Champion, HistoryEntry, StackRecord
 from retrieval_operator.domain.context import Context, Ended, cut
 from retrieval_operator.domain.observed import RegistryObserved, RunObserved
@@ -62,19 +68,54 @@ def retry_was_handled(context: Context, token: str) -> bool:
     return registry is not None and any(run.tags.get(TAG_RETRY) == token for run in registry.runs.values())
 
 
+def retry_of(context: Context, history: list[HistoryEntry], kind: CandidateKind, candidate_id: str) -> str:
+    """The retry that a person asked for after this had ended, "" for none: what was measured before does not count."""
+    entry = newest(history, candidate_id)
+    if entry is not None and entry.retried:
+        return context.handled_retry
+    tags = [run.tags.get(TAG_RETRY, "") for run in verdict_runs(context.registry, kind, candidate_id)]
+    return next((token for token in tags if token), "")
+
+
 def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
     """Newest first, at most 10; a second entry about the same event replaces the first.
 
-    The two newest promotions stay however many refusals follow them: they are what traffic can go back to. So does the
-    newest that was judged by gates: refreshes are not.
+    Promotions that have their record stay however many refusals follow them: they are what traffic can go back to. So
+    does the newest that was judged by gates: refreshes are not.
     """
     rest = [old for old in history if (old.id, old.outcome, old.at) != (entry.id, entry.outcome, entry.at)]
     entries = [entry, *rest]
     promotions = [old for old in entries if old.outcome == "Promoted"]
-    promotions = [*promotions[:2], *[old for old in promotions if old.gates and old.kind is CandidateKind.REVISION][:1]]
+    judged = [old for old in promotions if old.gates and old.kind is CandidateKind.REVISION][:1]
+    staying = [*[old for old in promotions if old.record is not None][: REVISION_HISTORY_MAX + 1], *judged]
     while len(entries) > HISTORY_MAX_ENTRIES:
-        entries.remove(next(old for old in reversed(entries) if old not in promotions))
+        entries.remove(next(old for old in reversed(entries) if old not in staying))
     return entries
+
+
+def without_old_stacks(context: Context, history: list[HistoryEntry]) -> list[HistoryEntry]:
+    """The history as it is kept: stacks beyond spec.revisionHistoryLimit lose their record, and never serve again.
+
+    What runs, and what was live before, stays. A record that is gone from the written status is what lets the files of
+    its stack go (`retention`): never before, so that a stack that traffic may go back to has its files.
+    """
+    champion = context.champion
+    if champion is None:
+        return history
+    former = dict.fromkeys(record.stack for record in promoted_records(history) if record.stack != champion.stack)
+    staying = {champion.stack, context.observed.traffic.previous, *context.observed.stacks}
+    staying.update(list(former)[: context.spec.revision_history_limit])
+    return [
+        entry.model_copy(update={"record": None})
+        if entry.outcome == "Promoted" and entry.record is not None and entry.record.stack not in staying
+        else entry
+        for entry in history
+    ]
+
+
+def promoted_records(history: list[HistoryEntry]) -> list[StackRecord]:
+    """The stacks that traffic can go back to (the champion's own among them), the newest promotion first."""
+    return [entry.record for entry in history if entry.outcome == "Promoted" and entry.record is not None]
 
 
 def entry_of_end(ended: Ended, now: int) -> HistoryEntry:

@@ -72,8 +72,11 @@ def evaluation_generation_key(spec: RetrievalModelSpec, bundle_id: str, data_uri
     )
 
 
-def evaluation_key(spec: RetrievalModelSpec, candidate_key: str, champion_key: str) -> str:
-    """One evaluation: both evaluation generations ("" for no champion), and what is measured."""
+def evaluation_key(spec: RetrievalModelSpec, candidate_key: str, champion_key: str, retry: str) -> str:
+    """One evaluation: both evaluation generations ("" for no champion), and what is measured.
+
+    A person's retry measures anew; "" for none.
+    """
     evaluation = spec.evaluation.explicit()
     return digest(
         "evaluation",
@@ -82,6 +85,7 @@ def evaluation_key(spec: RetrievalModelSpec, candidate_key: str, champion_key: s
             "champion": champion_key,
             "evaluation": _chosen(evaluation, ("k", "segments", "minSamples", "confidence")),
             "gates": [gate.explicit() for gate in spec.promotion.gates],
+            **({"retry": retry} if retry else {}),
         },
     )
 

@@ -46,15 +46,22 @@ class TrafficObserved:
     version: str = ""
 
 
+RunStatus = Literal["Running", "Finished", "Failed", "Killed"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunObserved:
-    """An MLflow run of this object. `report` is the step's last file, None until it is complete."""
+    """An MLflow run of this object. `report` is the step's last file, None until it is complete.
+
+    `status` is for people: with a report the registry itself sets Finished, else `run_states` says what it should be.
+    """
 
     run_id: str
     step: str
     key: str
     report: Mapping[str, Any] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    status: RunStatus = "Running"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +90,16 @@ class RegistryObserved:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something in the surroundings that a person must mend: which dependency, and a sentence with the remedy."""
+    """Something in the surroundings that a person must mend: which dependency, and a sentence with the remedy.
+
+    `holds_back` False: worth telling, but work may do without it and is started all the same.
+    """
 
     dependency: Literal[
         "registry", "program", "crd", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"
     ]
     message: str
+    holds_back: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

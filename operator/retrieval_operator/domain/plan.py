@@ -12,6 +12,7 @@ from typing import Literal
 
 from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
+from retrieval_operator.domain.observed import RunStatus
 from retrieval_operator.domain.workloads import WorkloadSpec
 
 
@@ -30,6 +31,14 @@ class EnsureRun:
 class TagRun:
     run_id: str
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetRunStatus:
+    """Say of a run without a report whether its work goes on, or how it ended."""
+
+    run_id: str
+    status: RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +132,7 @@ class SetFinalizer:
 Action = (
     EnsureRun
     | TagRun
+    | SetRunStatus
     | RegisterVersion
     | DescribeVersion
     | SetAlias

@@ -6,15 +6,14 @@ guesses at quality: a preview assumes that every step succeeds and every gate pa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from retrieval_operator.api.constants import FINALIZER, TAG_REPORT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
 from retrieval_operator.domain.decide import decide
-from retrieval_operator.domain.identity import digest
 from retrieval_operator.domain.observed import (
     Observed,
     RegistryObserved,
@@ -36,13 +35,15 @@ from retrieval_operator.domain.plan import (
     ScaleStack,
     SetAlias,
     SetFinalizer,
+    SetRunStatus,
     StartWorkload,
     StopTraffic,
     StopWorkload,
     SwitchTraffic,
     TagRun,
 )
-from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec, WorkloadStep
+from retrieval_operator.domain.simulated_reports import Known, known_from, passing_report
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec
 
 _LONG_ENOUGH = 200  # passes; the longest life seen needs about 30
 
@@ -65,72 +66,6 @@ def all_pass(workload: WorkloadSpec) -> Outcome:
     return Outcome(report=passing_report(workload))
 
 
-def passing_report(workload: WorkloadSpec) -> dict[str, Any]:
-    """The report a successful attempt makes, with ids that follow from its key. Synthetic: for previews and tests."""
-    arguments = dict(zip(workload.arguments, workload.arguments[1:], strict=False))
-    match workload.step:
-        case WorkloadStep.TRAIN:
-            return {"formatVersion": 1, "id": f"b-{_hex16(workload.key)}"}
-        case WorkloadStep.INDEX_EVALUATION | WorkloadStep.INDEX_CHAMPION | WorkloadStep.INDEX_SERVING:
-            return _index_report(workload, arguments)
-        case WorkloadStep.EVALUATE:
-            return _evaluation_report(arguments)
-        case _:
-            return _verification_report(arguments)
-
-
-def _index_report(workload: WorkloadSpec, arguments: Mapping[str, str]) -> dict[str, Any]:
-    checks = {"finite": True, "maxNormError": 0.0, "selfHit": 1.0, "recallAtServedK": 1.0, "coverage": 1.0}
-    return {
-        "formatVersion": 1,
-        "id": f"g-{_hex16(workload.key)}",
-        "kind": arguments["--kind"],
-        "bundleId": arguments["--expected-bundle-id"],
-        "asOf": 1,
-        "count": 1000,
-        "servedK": int(arguments["--served-k"]),
-        "checks": checks,
-    }
-
-
-def _evaluation_report(arguments: Mapping[str, str]) -> dict[str, Any]:
-    champion = "--champion-bundle" in arguments
-    gates = [
-        {name: gate[name] for name in ("metric", "k", "pool", "segment")}
-        | {"n": 10**6, "discordant": 10**5, "value": 1.0, "valueLower": 1.0, "valueUpper": 1.0, "method": "bootstrap"}
-        | ({"championValue": 1.0, "delta": 0.0, "lower": 0.0, "upper": 0.0} if champion else {})
-        for gate in json.loads(arguments["--gates"])
-    ]
-    return {
-        "formatVersion": 1,
-        "kind": "evaluation",
-        "candidate": _identity(arguments["--candidate-bundle"], arguments["--candidate-generation"]),
-        "champion": _identity(arguments["--champion-bundle"], arguments["--champion-generation"]) if champion else None,
-        "asOf": 1,
-        "leakage": None,
-        "gates": gates,
-        "collapsed": False,
-    }
-
-
-def _verification_report(arguments: Mapping[str, str]) -> dict[str, Any]:
-    ids = _identity(arguments["--bundle"], arguments["--generation"])
-    latency = {"p50": 1.0, "p95": 1.0, "p99": 1.0}
-    kind = {"formatVersion": 1, "kind": "verification", "mismatches": []}
-    return kind | ids | {"asked": 50, "matched": 50, "maxScoreError": 0.0, "latencyMs": latency}
-
-
-def _identity(bundle_uri: str, generation_uri: str) -> dict[str, str]:
-    """Ids as the passing reports of the same URIs give them: revision and generation key are path parts."""
-    revision = bundle_uri.rstrip("/").split("/")[-2] if bundle_uri.endswith("/bundle") else bundle_uri
-    key = generation_uri.rsplit("/", maxsplit=1)[-1]
-    return {"bundleId": f"b-{_hex16(revision)}", "generationId": f"g-{_hex16(key)}"}
-
-
-def _hex16(key: str) -> str:
-    return digest("simulated", {"key": key}) + digest("simulated", {"key": key, "half": 2})
-
-
 @dataclass
 class World:
     """A mutable world. `tick` lets what runs finish; `apply` performs an action as an idempotent adapter would."""
@@ -149,6 +84,29 @@ class World:
     events: list[EmitEvent] = field(default_factory=list)
     finalizer: bool | None = None
 
+    @classmethod
+    def like(cls, observed: Observed, now: int) -> World:
+        """A copy of what was observed, to try out what would happen to it. Whatever starts there passes.
+
+        Running workloads are left out: the same attempt is started again. A registry that is away counts as empty.
+        """
+        registry = observed.registry or RegistryObserved()
+        world = cls(
+            now=now,
+            workloads={w.name: w for w in observed.workloads if w.state != "Running"},
+            stacks=dict(observed.stacks),
+            traffic=replace(observed.traffic, version="0"),
+            runs=dict(registry.runs),
+            versions=dict(registry.versions),
+            aliases=dict(registry.aliases),
+        )
+        world.outcomes = lambda workload: Outcome(report=passing_report(workload, world._known()))
+        return world
+
+    def _known(self) -> Known:
+        records = [stack.record for stack in self.stacks.values()]
+        return known_from(self.runs.values(), [*records, self.traffic.live] if self.traffic.live else records)
+
     def observe(self) -> Observed:
         registry = RegistryObserved(runs=dict(self.runs), versions=dict(self.versions), aliases=dict(self.aliases))
         return Observed(
@@ -157,6 +115,14 @@ class World:
             traffic=self.traffic,
             registry=registry if self.registry_is_up else None,
         )
+
+    def after_pass(self, model: RetrievalModel, status: RetrievalModelStatus) -> RetrievalModel:
+        """The object as it is read next: with this status, and with the finalizer as it was set here."""
+        if self.finalizer is None:
+            return with_status(model, status)
+        finalizers = [FINALIZER] if self.finalizer else []
+        metadata = model.metadata.model_copy(update={"finalizers": finalizers})
+        return with_status(model.model_copy(update={"metadata": metadata}), status)
 
     def tick(self, seconds: int = 1) -> None:
         """Time passes: every running attempt ends as `outcomes` says, every stack becomes ready."""
@@ -171,9 +137,9 @@ class World:
     def _finish(self, name: str, workload: WorkloadObserved) -> None:
         spec = self.specs[name]
         outcome = self.outcomes(spec)
-        if outcome.report is not None:
+        if outcome.report is not None and spec.run_id:
             key = next(key for key, run in self.runs.items() if run.run_id == spec.run_id)
-            self.runs[key] = replace(self.runs[key], report=outcome.report)
+            self.runs[key] = replace(self.runs[key], report=outcome.report, status="Finished")
         state: Literal["Succeeded", "Failed"] = "Succeeded" if outcome.exit_code == 0 else "Failed"
         self.workloads[name] = replace(
             workload,
@@ -189,8 +155,10 @@ class World:
             case EnsureRun():
                 self._ensure_run(action)
             case TagRun():
+                self._tag(action)
+            case SetRunStatus():
                 key = next(key for key, run in self.runs.items() if run.run_id == action.run_id)
-                self.runs[key] = replace(self.runs[key], tags=_tagged(self.runs[key].tags, action.tags))
+                self.runs[key] = replace(self.runs[key], status=action.status)
             case RegisterVersion():
                 self._register(action)
             case DescribeVersion():
@@ -229,6 +197,12 @@ class World:
                 run_id=f"run-{len(self.runs)}", step=action.step, key=action.key, tags=action.tags
             )
 
+    def _tag(self, action: TagRun) -> None:
+        key = next(key for key, run in self.runs.items() if run.run_id == action.run_id)
+        run = replace(self.runs[key], tags=_tagged(self.runs[key].tags, action.tags))
+        withdrawn = action.tags.get(TAG_REPORT) == ""
+        self.runs[key] = replace(run, report=None) if withdrawn else run
+
     def _register(self, action: RegisterVersion) -> None:
         if action.bundle_id not in self.versions:
             number = str(len(self.versions) + 1)
@@ -244,7 +218,7 @@ class World:
         self.versions[bundle] = replace(version, tags=_tagged(version.tags, action.tags), description=description)
 
     def _start(self, workload: WorkloadSpec) -> None:
-        if workload.name in self.specs:
+        if workload.name in self.workloads:
             return
         self.created.append(f"workload {workload.name}")
         self.specs[workload.name] = workload
@@ -308,7 +282,7 @@ def run_until_settled(
         taken.append((model, plan))
         for action in plan.actions:
             world.apply(action)
-        model = with_status(model, plan.status)
+        model = world.after_pass(model, plan.status)
         if not plan.actions and plan.status.candidate is None:
             return taken
         if plan.status.candidate is not None and plan.status.candidate.blocked_since is not None and not plan.actions:

@@ -11,6 +11,7 @@ from retrieval_operator.api.constants import (
     ALIAS_CHAMPION,
     TAG_APPROVED_BY,
     TAG_AWAITING,
+    TAG_PROMOTED_AT,
     TAG_REJECTED_BY,
     TAG_RETRY,
     TAG_REVISION,
@@ -34,7 +35,10 @@ from retrieval_operator.domain.plan import (
     StopWorkload,
     TagRun,
 )
+from retrieval_operator.domain.workloads import WorkloadStep
 
+# Who approved, when nobody gave a name.
+APPROVED_BY_ANNOTATION = "annotation"
 # Finished attempts kept with their logs; older ones go. They are small, people look at the last few lives.
 KEPT_WORKLOADS = 40
 
@@ -45,14 +49,13 @@ def champion_upkeep(context: Context) -> tuple[Action, ...]:
     if champion is None:
         return ()
     stack = context.observed.stacks.get(champion.stack)
-    minimum = context.spec.serving.replicas.min
+    bounds = context.spec.serving.replicas
     if stack is None or stack.failed:
         message = f"starting the champion's stack {champion.stack} again"
         event = EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message)
-        return (CreateStack(record=record_of_champion(champion), replicas=minimum), event)
-    if stack.replicas < minimum:
-        return (ScaleStack(stack=champion.stack, replicas=minimum),)
-    return ()
+        return (CreateStack(record=record_of_champion(champion), replicas=bounds.min), event)
+    wanted = min(max(stack.replicas, bounds.min), bounds.max or bounds.min)  # in between an autoscaler decides
+    return (ScaleStack(stack=champion.stack, replicas=wanted),) if stack.replicas != wanted else ()
 
 
 def kept_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> set[str]:
@@ -69,8 +72,8 @@ def kept_stacks(context: Context, candidate: Candidate | None, history: list[His
 
 
 def collected_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> tuple[Action, ...]:
-    if context.registry is None and candidate is not None and not candidate.stack:
-        return ()  # which stack is the candidate's is not known before its reports can be read
+    if context.registry is None and (candidate is None or not candidate.stack):
+        return ()  # which stack is the candidate's is not known before its reports, or a lost status, can be read
     kept = kept_stacks(context, candidate, history)
     actions: list[Action] = []
     for stack in sorted(set(context.observed.stacks) - kept):
@@ -86,14 +89,20 @@ def collected_workloads(context: Context) -> tuple[Action, ...]:
     return tuple(DeleteWorkload(name=workload.name) for workload in finished[KEPT_WORKLOADS:])
 
 
-def stopped_workloads(context: Context, candidate: Candidate | None, *, suspended: bool) -> tuple[Action, ...]:
-    """Running work that nobody waits for: of a superseded candidate, or a training while suspended."""
+def stopped_workloads(
+    context: Context, candidate: Candidate | None, *, suspended: bool, may_collect: bool
+) -> tuple[Action, ...]:
+    """Running work that nobody waits for: of a superseded candidate, or a training while suspended.
+
+    `may_collect`: nothing waits for a removal of files to be out of the way.
+    """
     if context.registry is None:
         return ()  # what the candidate waits for is not known before its reports can be read
     ours = set(candidate.attempts) if candidate is not None else set()
     stops = []
     for workload in context.observed.workloads:
         wanted = f"{workload.step}-{workload.key}" in ours and not (suspended and workload.step == "train")
+        wanted = wanted or (may_collect and workload.step is WorkloadStep.COLLECT)
         if workload.state == "Running" and not wanted:
             stops.append(StopWorkload(name=workload.name))
     return tuple(stops)
@@ -109,6 +118,7 @@ def projections(
     return (
         *_aliases(context, registry, candidate),
         *_verdicts(context, registry, history),
+        *_promotion_times(registry, history),
         *_retry_tag(registry, history, retry),
         *_descriptions(registry, candidate, history),
         *_approval_prompt(registry, candidate),
@@ -155,6 +165,20 @@ def _verdicts(context: Context, registry: RegistryObserved, history: list[Histor
     return actions
 
 
+def _promotion_times(registry: RegistryObserved, history: list[HistoryEntry]) -> list[Action]:
+    """Remember outside the status which files were promoted last (`retention`)."""
+    times: dict[str, int] = {}
+    for entry in history:
+        if entry.outcome == "Promoted" and entry.record is not None:
+            for name in (f"train:{entry.record.revision}", f"index:{entry.record.generation_key}"):
+                times[name] = max(entry.at, times.get(name, 0))
+    return [
+        TagRun(run_id=run.run_id, tags={TAG_PROMOTED_AT: str(at)})
+        for name, at in times.items()
+        if (run := registry.runs.get(name)) is not None and run.tags.get(TAG_PROMOTED_AT) != str(at)
+    ]
+
+
 def _retry_tag(registry: RegistryObserved, history: list[HistoryEntry], retry: str) -> list[Action]:
     """Remember outside the status that a retry was acted on."""
     retried = [entry for entry in _newest_per_id(history) if entry.retried]
@@ -181,16 +205,21 @@ def _descriptions(registry: RegistryObserved, candidate: Candidate | None, histo
 
 
 def _approval_prompt(registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
-    """Old answers are removed before the question is asked, so that only answers to this verdict count."""
-    actions: list[Action] = []
-    waiting = candidate is not None and candidate.step is Step.AWAITING_APPROVAL
-    for version in registry.versions.values():
-        asked = version.tags.get(TAG_AWAITING, "")
-        token = candidate.approval_token if candidate and waiting and version.bundle_id == candidate.bundle_id else ""
-        if token and asked != token:
-            tags = {TAG_APPROVED_BY: "", TAG_REJECTED_BY: "", TAG_AWAITING: token}
-            actions.append(DescribeVersion(version=version.number, tags=tags))
-    return actions
+    """The question and its answer, on the version's page.
+
+    Old answers are removed before the question is asked, so that only answers to this verdict count. An approval by
+    annotation is written down there, too: it stands whatever becomes of annotation and status before the promotion.
+    """
+    version = registry.versions.get(candidate.bundle_id) if candidate and candidate.approval_token else None
+    if version is None or candidate is None:
+        return []
+    is_asked = version.tags.get(TAG_AWAITING) == candidate.approval_token
+    question = {TAG_APPROVED_BY: "", TAG_REJECTED_BY: "", TAG_AWAITING: candidate.approval_token}
+    if candidate.step is Step.AWAITING_APPROVAL and not is_asked:
+        return [DescribeVersion(version=version.number, tags=question)]
+    if candidate.step is Step.PROMOTING and not (is_asked and version.tags.get(TAG_APPROVED_BY)):
+        return [DescribeVersion(version=version.number, tags={**question, TAG_APPROVED_BY: APPROVED_BY_ANNOTATION})]
+    return []
 
 
 def _newest_per_id(history: list[HistoryEntry]) -> list[HistoryEntry]:

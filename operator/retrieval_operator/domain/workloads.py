@@ -17,6 +17,7 @@ class WorkloadStep(StrEnum):
     EVALUATE = "eval"
     INDEX_SERVING = "index"
     VERIFY = "verify"
+    COLLECT = "collect"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
@@ -200,7 +202,7 @@ class Process:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_for(self, event: str, timeout_s: float = 60) -> dict[str, Any]:
+    def wait_for(self, event: str, timeout_s: float = 150) -> dict[str, Any]:
         """The first log line of that event; fails with the whole log when the process ends without it."""
         find = lambda: next((line for line in self.log if line["event"] == event), None)  # noqa: E731
         with self._said:
@@ -212,6 +214,10 @@ class Process:
     @property
     def url(self) -> str:
         return str(self.wait_for("ready")["url"])
+
+    @property
+    def grpc_address(self) -> str:
+        return str(self.wait_for("ready")["grpc"])
 
     def term(self) -> None:
         self.popen.send_signal(signal.SIGTERM)
@@ -273,7 +279,19 @@ def spawn(_spawn: Callable[..., Process], stack: Stack) -> Callable[..., Process
 
 
 @pytest.fixture(scope="session")
-def served(spawn: Callable[..., Process]) -> Iterator[httpx.Client]:
+def served_process(spawn: Callable[..., Process]) -> Process:
     """One server process that tests share and leave as they found it."""
-    with httpx.Client(base_url=spawn().url, timeout=30) as client:
+    return spawn(grpc_port=0)
+
+
+@pytest.fixture(scope="session")
+def served(served_process: Process) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served_process.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def served_over_grpc(served_process: Process) -> Iterator[GRPCInferenceServiceStub]:
+    """The same process, over gRPC."""
+    with grpc.insecure_channel(served_process.grpc_address) as channel:
+        yield GRPCInferenceServiceStub(channel)

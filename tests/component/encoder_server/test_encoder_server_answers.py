@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+from kserve import InferInput, InferRequest, InferResponse
 
 from retrieval_core.encoding import truncate
 
@@ -60,6 +61,18 @@ def by_v2(client: httpx.Client) -> list:
 @pytest.mark.parametrize("ask", [by_embeddings, by_base64, by_v1, by_v2])
 def test_served_vectors_equal_direct_encoding(served, expected, ask):
     np.testing.assert_allclose(ask(served), expected, atol=TOLERANCE)
+
+
+def test_vectors_over_grpc_equal_direct_encoding(served_over_grpc, stack, expected):
+    for vector, (name, element) in zip(
+        expected, [("members", json.dumps(MEMBER)), ("items", json.dumps(ITEM)), ("prompts", PLAIN)], strict=True
+    ):
+        tensor = InferInput(name=name, shape=[1], datatype="BYTES", data=[element])
+        answer = served_over_grpc.ModelInfer(InferRequest(model_name="model", infer_inputs=[tensor]).to_grpc())
+        response = InferResponse.from_grpc(answer)
+        np.testing.assert_allclose(response.outputs[0].as_numpy(), [vector], atol=TOLERANCE)
+        assert response.parameters["bundle_id"].string_param == stack.bundle.id
+        assert response.parameters["generation_id"].string_param == stack.generation.id
 
 
 def test_callers_at_once_get_their_own_vectors(served, stack):

@@ -37,6 +37,13 @@ def test_a_body_too_large_is_answered_before_the_connection_is_reset(served):
     assert served.get("/v2/health/ready").status_code == 200
 
 
+def test_a_prompt_of_megabytes_is_refused_by_its_length(served):
+    """With a real tokenizer; what it would have cost to tokenise it is not a matter of this test."""
+    response = served.post("/v1/embeddings", json={"input": "coffee " * 250_000})
+    assert response.status_code == 413
+    assert "the prompt has 1750000 characters, more than the 80 tokens" in response.json()["error"]["message"]
+
+
 def end_of_a_connection_comes_with_a_response(url: httpx.URL) -> None:
     """A socket by hand, because a client library would hide the end of a connection."""
     with socket.create_connection((url.host, url.port), timeout=10) as connection:

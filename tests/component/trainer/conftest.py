@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,3 +53,27 @@ def config_text(dataset: Dataset, base: Path) -> Callable[..., str]:
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """Wait until something happened, as long as the process lives."""
+    pause = threading.Event()
+
+    def wait(happened: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90) -> None:
+        for _ in range(int(timeout_s / 0.01)):
+            if happened():
+                return
+            assert process.poll() is None, process.communicate()
+            pause.wait(0.01)
+        raise AssertionError("it took too long")
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def newest_step() -> Callable[[Path], int]:
+    """The step of the newest complete checkpoint of a directory."""
+    return lambda checkpoints: max(
+        int(path.parent.name.removeprefix("step-")) for path in checkpoints.glob("step-*/checkpoint.json")
+    )

@@ -9,14 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from retrieval_core.bundle import Bundle
@@ -113,6 +114,23 @@ def test_pickle_weights_are_bad_input(config_text: Callable[..., str], base: Pat
     assert "pickle" in result.stderr
 
 
+def test_a_base_that_was_exchanged_under_its_path_is_noticed_by_the_next_start(
+    config_text: Callable[..., str], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters that were trained on other frozen weights would go on without an error, and mean nothing."""
+    own = Path(shutil.copytree(base, tmp_path / "base"))
+    config, out = config_text(base_uri=own, method="lora"), tmp_path / "bundle"
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval_trainer.run.require_spread", end_of_the_process)
+        with pytest.raises(EndOfTheProcess):
+            train(config, out)
+    weights = load_file(own / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, own / "model.safetensors", {"format": "pt"})
+    result = train(config, out)
+    assert result.exit_code == 65
+    assert "is of another training (different base)" in result.stderr
+
+
 def test_lora_makes_a_plain_bundle(config_text: Callable[..., str], tmp_path: Path) -> None:
     result = train(config_text(method="lora"), tmp_path / "bundle")
     assert result.exit_code == 0, result.output
@@ -122,7 +140,7 @@ def test_lora_makes_a_plain_bundle(config_text: Callable[..., str], tmp_path: Pa
 
 
 def test_a_killed_and_a_stopped_training_end_like_an_undisturbed_one(
-    config_text: Callable[..., str], tmp_path: Path
+    config_text: Callable[..., str], tmp_path: Path, wait_for: Callable[..., None], newest_step: Callable[[Path], int]
 ) -> None:
     """SIGKILL, then SIGTERM, then to the end: the bundle is the same to the bit."""
     config = config_text(steps=60, checkpointEverySteps=5)
@@ -158,22 +176,17 @@ def start(config: str, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90) -> None:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.01)):
-        if happened():
-            return
-        assert process.poll() is None, process.communicate()
-        pause.wait(0.01)
-    raise AssertionError("it took too long")
+@dataclass(frozen=True)
+class Tracking:
+    """A run of a real tracking store, in the environment of the programs."""
+
+    client: Any
+    run_id: str
+    artifacts: Path
 
 
-def newest_step(checkpoints: Path) -> int:
-    return max(int(path.parent.name.removeprefix("step-")) for path in checkpoints.glob("step-*/checkpoint.json"))
-
-
-def test_it_reports_to_mlflow(config_text: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real tracking store: curves, the model version's source, the report and its proof."""
+@pytest.fixture
+def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     import mlflow
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -182,19 +195,72 @@ def test_it_reports_to_mlflow(config_text: Callable[..., str], tmp_path: Path, m
     run_id = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("RETRIEVAL_RUN_ID", run_id)
+    return Tracking(client, run_id, tmp_path / "artifacts" / run_id / "artifacts")
+
+
+def require_report(tracking: Tracking, bundle: Path) -> None:
+    """The model version's source, the curves, the last look's metrics, and the report with its proof."""
+    run = tracking.client.get_run(tracking.run_id)
+    for name in ("bundle/bundle.json", "bundle/README.md", "bundle/training.json", "training.png"):
+        assert (tracking.artifacts / name).is_file(), name
+    report = (tracking.artifacts / "report.json").read_bytes()
+    assert run.data.tags["retrieval.report"] == hashlib.sha256(report).hexdigest()
+    assert json.loads(report)["id"] == Bundle.open(bundle).id
+    assert run.data.metrics.keys() >= {"final_recall_uniform", "final_recall_popular"}
+
+
+def test_it_reports_to_mlflow(config_text: Callable[..., str], tmp_path: Path, tracking: Tracking) -> None:
     result = train(config_text(), tmp_path / "bundle")
     assert result.exit_code == 0, result.output
-
-    run = client.get_run(run_id)
-    artifacts = tmp_path / "artifacts" / run_id / "artifacts"
-    for name in ("bundle/bundle.json", "bundle/README.md", "bundle/training.json", "training.png"):
-        assert (artifacts / name).is_file(), name
-    report = (artifacts / "report.json").read_bytes()
-    assert run.data.tags["retrieval.report"] == hashlib.sha256(report).hexdigest()
-    assert json.loads(report)["id"] == Bundle.open(tmp_path / "bundle").id
-    losses = client.get_metric_history(run_id, "loss")
+    require_report(tracking, tmp_path / "bundle")
+    losses = tracking.client.get_metric_history(tracking.run_id, "loss")
     assert [point.step for point in losses] == [6]
-    assert run.data.metrics.keys() >= {"grad_norm", "tokens_per_second", "hard_negative_gradient_share"}
+    metrics = tracking.client.get_run(tracking.run_id).data.metrics
+    assert metrics.keys() >= {"grad_norm", "tokens_per_second", "hard_negative_gradient_share"}
+
+
+def test_what_an_end_right_after_publishing_left_undone_is_done_by_the_next_start(
+    config_text: Callable[..., str],
+    tmp_path: Path,
+    tracking: Tracking,
+    monkeypatch: pytest.MonkeyPatch,
+    newest_step: Callable[[Path], int],
+) -> None:
+    """The bundle is complete, but nothing was reported and the checkpoints are still there: they have the curves."""
+    out = tmp_path / "bundle"
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval_trainer.run.report_bundle", end_of_the_process)
+        with pytest.raises(EndOfTheProcess):
+            train(config_text(), out)
+    assert (out / "bundle.json").is_file()
+    assert newest_step(tmp_path / "checkpoints") == 6
+    assert not tracking.artifacts.exists()
+
+    result = train(config_text(), out)
+    assert result.exit_code == 0, result.output
+    require_report(tracking, out)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+class EndOfTheProcess(BaseException):
+    """Nothing in the program handles it, like a kill."""
+
+
+def end_of_the_process(*_: object) -> None:
+    raise EndOfTheProcess
+
+
+def test_a_repeated_report_leaves_the_checkpoints_of_another_training_alone(
+    trained: Path, config_text: Callable[..., str], tmp_path: Path
+) -> None:
+    """Bundles that lie side by side share the default directory of checkpoints."""
+    shutil.copytree(trained, tmp_path / "bundle")
+    other = tmp_path / "checkpoints" / "step-00000001"
+    other.mkdir(parents=True)
+    identity = {"revision": "r2", "snapshot": Bundle.open(trained).training["snapshot"]}
+    (other / "checkpoint.json").write_text(json.dumps({"formatVersion": 1, "identity": identity, "history": []}))
+    assert train(config_text(), tmp_path / "bundle").exit_code == 0
+    assert other.is_dir()
 
 
 def test_half_an_mlflow_configuration_is_refused_before_training(

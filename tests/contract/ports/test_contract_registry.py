@@ -70,6 +70,20 @@ async def test_concurrent_passes_leave_one_run(records, model):
     assert set((await records.registry.observe(model)).runs) == {"train:0123abcd"}
 
 
+async def test_a_run_says_how_its_work_ended_until_a_report_finishes_it(records, model):
+    await records.registry.ensure_run(model, TRAIN)
+    found = []
+    for status in ("Failed", "Failed", "Running", "Killed"):
+        await records.registry.set_run_status(model, await run_id(records, model), status)
+        found.append((await records.registry.observe(model)).runs["train:0123abcd"].status)
+    assert found == ["Failed", "Failed", "Running", "Killed"]
+    await records.report(model, "train", "0123abcd", {"formatVersion": 1, "id": "b-1"})
+    for _ in range(2):  # MLflow's run is set in the first look
+        assert (await records.registry.observe(model)).runs["train:0123abcd"].status == "Finished"
+    with pytest.raises(Stale):
+        await records.registry.set_run_status(model, "no such run", "Failed")
+
+
 async def test_a_report_is_seen_once_it_is_complete(records, model):
     await records.registry.ensure_run(model, TRAIN)
     await records.report(model, "train", "0123abcd", {"formatVersion": 1, "id": "b-1"})

@@ -76,6 +76,22 @@ def test_only_listed_variables_are_inherited_and_literal_ones_of_the_pod_are_add
     assert "B" not in environment
 
 
+@pytest.mark.parametrize(
+    ("inherited", "given"),
+    [(None, "127.0.0.1,localhost,::1"), (".corp.example", ".corp.example,127.0.0.1,localhost,::1")],
+)
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch, inherited, given):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.corp.example:3128")
+    for name in ("NO_PROXY", "no_proxy"):
+        if inherited is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, inherited)
+    environment = clean_environment(Pod())
+    assert (environment["NO_PROXY"], environment["no_proxy"]) == (given, given)
+    assert environment["HTTP_PROXY"] == "http://proxy.corp.example:3128"
+
+
 @pytest.mark.parametrize(("processors", "processes", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1), (None, 1, 1)])
 def test_processes_share_the_processors(monkeypatch, processors, processes, threads):
     monkeypatch.setattr(os, "cpu_count", lambda: processors)

@@ -81,3 +81,27 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="expected a duration such as 90s"):
         duration(text)
+
+
+def test_values_of_variables_that_stacks_were_started_with_are_not_shown(busy: RetrievalModel) -> None:
+    """The status keeps them for rollbacks; what people paste into an issue must not."""
+    env = [{"name": "TOKEN", "value": "hunter2"}, {"name": "OTHER", "secret": {"name": "s", "key": "k"}}]
+    serving = {"image": "server:1", "pod": {"env": env}}
+    assert busy.status.champion is not None
+    status = busy.status.model_copy(
+        update={
+            "champion": busy.status.champion.model_copy(update={"serving": serving}),
+            "history": [
+                entry.model_copy(update={"record": entry.record.model_copy(update={"serving": serving})})
+                for entry in busy.status.history
+                if entry.record is not None
+            ],
+        }
+    )
+    assert status.history, "else this looked at less than it says"
+    shown = views.document(busy.model_copy(update={"status": status}))
+    assert "hunter2" not in str(shown)
+    assert shown["status"]["champion"]["serving"] == {
+        "image": "server:1",
+        "pod": {"env": [{"name": "TOKEN"}, env[1]]},
+    }

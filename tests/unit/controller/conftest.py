@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps (waiting for something that never comes is an error), and the log of a test."""
+"""A loop whose clock jumps, the log of a test, ports that record every call, and decisions that follow a script."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
+from retrieval_operator.api.objects import RetrievalModel, parse_manifest
+from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
+from retrieval_operator.controller import Controller
+from retrieval_operator.domain.observed import Observed, RegistryObserved, TrafficObserved
+from retrieval_operator.domain.plan import Action, Plan
+from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
+from retrieval_operator.perform import Ports
 from retrieval_operator.telemetry import configure_logging
 
 T = TypeVar("T")
+NOW = 1_700_000_000
+RECORD = StackRecord(
+    stack="s-1",
+    bundle_id="b-1",
+    bundle_uri="/b",
+    generation_id="g-1",
+    generation_uri="/g",
+    generation_key="k-1",
+    serving_hash="h",
+    revision="r-1",
+)
+WORKLOAD = WorkloadSpec(
+    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
+)
 
 
 class JumpingSelector(selectors.DefaultSelector):
@@ -57,3 +78,120 @@ def log() -> Iterator[StringIO]:
     configure_logging("json", "debug", stream)
     yield stream
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def record() -> StackRecord:
+    return RECORD
+
+
+@pytest.fixture
+def workload() -> WorkloadSpec:
+    return WORKLOAD
+
+
+@pytest.fixture(scope="session")
+def a_model() -> Callable[..., RetrievalModel]:
+    """a_model("2") is the plain manifest at another data revision; keyword arguments are metadata."""
+
+    def build(revision: str = "1", **metadata: Any) -> RetrievalModel:
+        return parse_manifest(
+            {
+                "apiVersion": "retrieval-operator.io/v1alpha1",
+                "kind": "RetrievalModel",
+                "metadata": {"name": "feed", "uid": "u-1", **metadata},
+                "spec": {
+                    "storage": {"uri": "/storage"},
+                    "data": {"uri": "/data", "revision": revision},
+                    "model": {"base": "preset:tiny"},
+                    "promotion": {"gates": [{"min": "0.1"}]},
+                },
+            },
+            "test",
+        )
+
+    return build
+
+
+OBSERVE = {"workloads.observe", "stacks.observe", "traffic.observe", "registry.observe", "surroundings.problems"}
+
+
+class RecordedWorld:
+    """Ports whose every call is recorded as (port.method, *arguments without the model), and may be made to fail.
+
+    Its controllers follow a script instead of deciding; `seen` is what they would have decided on.
+    """
+
+    READS = frozenset({"models.get", *OBSERVE})
+
+    def __init__(self, model: RetrievalModel | None) -> None:
+        self.model = model
+        self.now = NOW
+        self.calls: list[tuple[Any, ...]] = []
+        self.failures: dict[str, BaseException] = {}
+        self.seen: list[tuple[RetrievalModel, Observed, int]] = []
+        self.during: dict[str, Callable[[], Any]] = {}
+        self.answers: dict[str, Any] = {
+            "workloads.observe": (),
+            "stacks.observe": {},
+            "traffic.observe": TrafficObserved(),
+            "registry.observe": RegistryObserved(page="http://mlflow"),
+            "surroundings.problems": (),
+        }
+
+    def ports(self) -> Ports:
+        names = ("models", "workloads", "stacks", "traffic", "registry", "surroundings")
+        return Ports(**{name: Recorder(self, name) for name in names})  # type: ignore[arg-type]
+
+    @property
+    def writes(self) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if call[0] not in self.READS]
+
+    def count(self, name: str) -> int:
+        return sum(call[0] == name for call in self.calls)
+
+    async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        self.calls.append((name, *(a for a in arguments if not isinstance(a, RetrievalModel))))
+        await asyncio.sleep(0)
+        if name in self.during:
+            await self.during[name]()
+        if name in self.failures:
+            raise self.failures[name]
+        if name == "models.get":
+            return self.model
+        if name == "models.write_status":
+            self.model = arguments[0].model_copy(update={"status": arguments[1]})
+        return self.answers.get(name)
+
+    def controller(self, *plans: Plan, **options: Any) -> Controller:
+        """Returns the plans in order, the last one for ever."""
+        script = list(plans)
+
+        def follow(model: RetrievalModel, observed: Observed, now: int) -> Plan:
+            self.seen.append((model, observed, now))
+            return script.pop(0) if len(script) > 1 else script[0]
+
+        return Controller(self.ports(), follow, lambda: self.now, **options)
+
+
+class Recorder:
+    def __init__(self, world: RecordedWorld, name: str) -> None:
+        self._world, self._name = world, name
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return lambda *arguments: self._world.call(f"{self._name}.{method}", arguments)
+
+
+@pytest.fixture
+def world(a_model: Callable[..., RetrievalModel]) -> RecordedWorld:
+    return RecordedWorld(a_model())
+
+
+@pytest.fixture(scope="session")
+def a_plan() -> Callable[..., Plan]:
+    """a_plan(action, ..., status=..., requeue=seconds)"""
+
+    def build(*actions: Action, status: RetrievalModelStatus | None = None, requeue: float | None = None) -> Plan:
+        return Plan(actions=actions, status=status or RetrievalModelStatus(), requeue_after_s=requeue)
+
+    return build

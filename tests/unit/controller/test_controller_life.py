@@ -26,7 +26,7 @@ KEY = "default/feed"
 PATIENCE = 300  # passes; an undisturbed life takes about 40
 WRITES = {
     *("write_status", "emit", "set_finalizer", "start", "stop", "delete", "create", "scale", "switch", "close"),
-    *("ensure_run", "tag_run", "register_version", "describe_version", "set_alias"),
+    *("ensure_run", "tag_run", "set_run_status", "register_version", "describe_version", "set_alias"),
 }
 
 

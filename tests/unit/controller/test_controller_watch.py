@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from io import StringIO
+from typing import Any
 
 import pytest
 
 from retrieval_operator.adapters.memory import MemoryWorld
-from retrieval_operator.api.objects import RetrievalModel, parse_manifest
+from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
-from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
-from retrieval_operator.local_mode import Watch
+from retrieval_operator.domain.workloads import WorkloadSpec
+from retrieval_operator.local_mode import Watch, _keep_running
 from retrieval_operator.perform import Ports
 from retrieval_operator.ports import Rejected, Retryable
 from retrieval_operator.work_queue import WorkQueue
 
 KEY = "default/feed"
-RECORD = StackRecord(
-    stack="s-1",
-    bundle_id="b-1",
-    bundle_uri="/b",
-    generation_id="g-1",
-    generation_uri="/g",
-    generation_key="k-1",
-    serving_hash="h",
-    revision="r-1",
-)
-WORKLOAD = WorkloadSpec(
-    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
-)
-
-
-def manifest(revision: str = "1", name: str = "feed") -> RetrievalModel:
-    document = {
-        "apiVersion": "retrieval-operator.io/v1alpha1",
-        "kind": "RetrievalModel",
-        "metadata": {"name": name},
-        "spec": {
-            "storage": {"uri": "/storage"},
-            "data": {"uri": "/data", "revision": revision},
-            "model": {"base": "preset:tiny"},
-            "promotion": {"gates": [{"min": "0.1"}]},
-        },
-    }
-    return parse_manifest(document, "test")
+Call = Callable[..., Any]  # a fixture of conftest.py
 
 
 class Watched:
     """A world with one object, its watch, and what the watch asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, manifest: Callable[..., RetrievalModel], record: StackRecord, workload: WorkloadSpec) -> None:
+        self.manifest, self.record, self.workload = manifest, record, workload
         self.world = MemoryWorld(lambda: 1000)
         self.queue = WorkQueue()
         self.collections = 0
@@ -86,7 +62,7 @@ class Watched:
 
 
 async def _new_revision(watched: Watched) -> None:
-    watched.world.models.apply(manifest("2"), now=1001)
+    watched.world.models.apply(watched.manifest("2"), now=1001)
 
 
 async def _annotation(watched: Watched) -> None:
@@ -94,11 +70,11 @@ async def _annotation(watched: Watched) -> None:
 
 
 async def _workload_ends(watched: Watched) -> None:
-    watched.world.workloads.finish(WORKLOAD.name)
+    watched.world.workloads.finish(watched.workload.name)
 
 
 async def _workload_is_lost(watched: Watched) -> None:
-    watched.world.workloads.lose(WORKLOAD.name)
+    watched.world.workloads.lose(watched.workload.name)
 
 
 async def _stack_becomes_ready(watched: Watched) -> None:
@@ -110,7 +86,7 @@ async def _stack_breaks(watched: Watched) -> None:
 
 
 async def _traffic_moves(watched: Watched) -> None:
-    await watched.world.traffic.switch(watched.model, RECORD, "0", 1001)
+    await watched.world.traffic.switch(watched.model, watched.record, "0", 1001)
 
 
 async def _deletion(watched: Watched) -> None:
@@ -129,12 +105,16 @@ CHANGES = [
 ]
 
 
+@pytest.fixture
+def watched(a_model: Call, record: StackRecord, workload: WorkloadSpec) -> Watched:
+    return Watched(a_model, record, workload)
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_each_change_adds_the_object_once(in_virtual_time, change) -> None:
+def test_each_change_adds_the_object_once(in_virtual_time: Call, watched: Watched, change: Call) -> None:
     async def story() -> None:
-        watched = Watched()
-        await watched.world.workloads.start(watched.model, WORKLOAD)
-        await watched.world.stacks.create(watched.model, RECORD, 1)
+        await watched.world.workloads.start(watched.model, watched.workload)
+        await watched.world.stacks.create(watched.model, watched.record, 1)
         assert await watched.added(), "a new object is a change"
         assert not await watched.added()
         await change(watched)
@@ -144,11 +124,10 @@ def test_each_change_adds_the_object_once(in_virtual_time, change) -> None:
     in_virtual_time(story())
 
 
-def test_a_status_that_was_written_is_no_change(in_virtual_time) -> None:
+def test_a_status_that_was_written_is_no_change(in_virtual_time: Call, watched: Watched) -> None:
     """Else every pass that writes would cause the next one."""
 
     async def story() -> None:
-        watched = Watched()
         assert await watched.added()
         await watched.world.models.write_status(watched.model, RetrievalModelStatus(observed_generation=1))
         assert not await watched.added()
@@ -156,9 +135,8 @@ def test_a_status_that_was_written_is_no_change(in_virtual_time) -> None:
     in_virtual_time(story())
 
 
-def test_without_changes_every_object_is_looked_at_once_a_minute(in_virtual_time) -> None:
+def test_without_changes_every_object_is_looked_at_once_a_minute(in_virtual_time: Call, watched: Watched) -> None:
     async def story() -> None:
-        watched = Watched()
         assert await watched.added()
         await asyncio.sleep(59)
         assert not await watched.added()
@@ -168,9 +146,8 @@ def test_without_changes_every_object_is_looked_at_once_a_minute(in_virtual_time
     in_virtual_time(story())
 
 
-def test_what_a_deleted_object_ran_is_collected(in_virtual_time) -> None:
+def test_what_a_deleted_object_ran_is_collected(in_virtual_time: Call, watched: Watched) -> None:
     async def story() -> None:
-        watched = Watched()
         assert await watched.added()
         before = watched.collections
         watched.world.models.request_deletion(KEY, now=1001)  # no finalizer: gone at once
@@ -180,9 +157,8 @@ def test_what_a_deleted_object_ran_is_collected(in_virtual_time) -> None:
     in_virtual_time(story())
 
 
-def test_an_unreadable_child_is_reported_by_a_pass_not_by_the_watch(in_virtual_time) -> None:
+def test_an_unreadable_child_is_reported_by_a_pass_not_by_the_watch(in_virtual_time: Call, watched: Watched) -> None:
     async def story() -> None:
-        watched = Watched()
         assert await watched.added()
         watched.world.workloads.fail("observe", times=2)
         assert await watched.added(), "a change from readable to unreadable"
@@ -191,12 +167,13 @@ def test_an_unreadable_child_is_reported_by_a_pass_not_by_the_watch(in_virtual_t
     in_virtual_time(story())
 
 
-def test_an_object_that_cannot_be_looked_at_does_not_hide_the_others(in_virtual_time, log: StringIO) -> None:
+def test_an_object_that_cannot_be_looked_at_does_not_hide_the_others(
+    in_virtual_time: Call, watched: Watched, log: StringIO
+) -> None:
     """Such as one whose stack.json was damaged by hand."""
 
     async def story() -> None:
-        watched = Watched()
-        watched.world.models.apply(manifest(name="another"), now=1000)
+        watched.world.models.apply(watched.manifest(name="another"), now=1000)
         observe = watched.world.stacks.observe
 
         async def damaged(model: RetrievalModel) -> object:
@@ -217,9 +194,10 @@ def test_an_object_that_cannot_be_looked_at_does_not_hide_the_others(in_virtual_
 
 
 @pytest.mark.parametrize("error", [Rejected("traffic.json is damaged"), PermissionError("locks")])
-def test_garbage_that_cannot_be_collected_does_not_end_the_watch(in_virtual_time, error: Exception) -> None:
+def test_garbage_that_cannot_be_collected_does_not_end_the_watch(
+    in_virtual_time: Call, watched: Watched, error: Exception
+) -> None:
     async def story() -> None:
-        watched = Watched()
 
         async def refuse() -> None:
             raise error
@@ -230,9 +208,8 @@ def test_garbage_that_cannot_be_collected_does_not_end_the_watch(in_virtual_time
     in_virtual_time(story())
 
 
-def test_a_home_that_cannot_be_listed_is_looked_at_again(in_virtual_time) -> None:
+def test_a_home_that_cannot_be_listed_is_looked_at_again(in_virtual_time: Call, watched: Watched) -> None:
     async def story() -> None:
-        watched = Watched()
         keys, failures = watched.world.models.keys, [OSError("stale file handle"), Retryable("busy")]
 
         async def failing_at_first() -> object:
@@ -248,3 +225,36 @@ def test_a_home_that_cannot_be_listed_is_looked_at_again(in_virtual_time) -> Non
         await follow
 
     in_virtual_time(story())
+
+
+class FailingMlflow:
+    """A server whose start fails in the ways listed, then succeeds; healthy once it was started."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+
+    async def ensure(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def is_healthy(self) -> bool:
+        return True
+
+
+def test_whatever_goes_wrong_with_mlflow_is_told_once_and_tried_again(in_virtual_time: Call, log: StringIO) -> None:
+    """Without it the controller goes on; an unexpected error must not end it either."""
+
+    async def story() -> None:
+        stop = asyncio.Event()
+
+        async def stop_then() -> None:
+            stop.set()
+
+        full = OSError(28, "No space left on device")
+        server = FailingMlflow(Rejected("port in use"), Rejected("port in use"), full, full)
+        await _keep_running(server, stop, stop_then)  # type: ignore[arg-type]
+        assert server.failures == []
+
+    in_virtual_time(story())
+    told = [line for line in log.getvalue().splitlines() if "MLflow cannot be looked after" in line]
+    assert ["Traceback" in line for line in told] == [False, True]

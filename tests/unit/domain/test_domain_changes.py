@@ -56,7 +56,8 @@ CHANGES: dict[str, tuple[Any, Effect]] = {
     "evaluation.k": ([10], Effect.IN_PLACE),
     "promotion.mode": ("Manual", Effect.IN_PLACE),
     "rollback.windowSeconds": (5, Effect.IN_PLACE),
-    "deletionPolicy": ("Retain", Effect.IN_PLACE),
+    "revisionHistoryLimit": (3, Effect.IN_PLACE),
+    "deletionPolicy": ("Delete", Effect.IN_PLACE),
 }
 
 

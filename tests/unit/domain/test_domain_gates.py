@@ -16,6 +16,12 @@ BOTH = {"min": "0.20", "maxRegression": "0.02"}
 GOOD = {"n": 1000, "discordant": 200, "value": 0.4, "valueLower": 0.37, "valueUpper": 0.43, "method": "bootstrap"}
 COMPARED = GOOD | {"championValue": 0.4, "delta": 0.0, "lower": -0.01, "upper": 0.01}
 
+ALONE = {"metric": "recall", "k": 10, "pool": "matched", "segment": "all"}
+
+
+def leakage(candidate: str | None = None, champion: str | None = None) -> dict[str, str | None]:
+    return {"candidate": candidate, "champion": champion}
+
 
 def report(entry: dict[str, Any] | None, *, champion: bool = True, **more: Any) -> EvaluationReport:
     where = {"metric": "recall", "k": 10, "pool": "matched", "segment": "all"}
@@ -26,7 +32,7 @@ def report(entry: dict[str, Any] | None, *, champion: bool = True, **more: Any) 
         "asOf": 1,
         "candidate": ids,
         "champion": ids if champion else None,
-        "leakage": None,
+        "leakage": {"candidate": None, "champion": None},
         "collapsed": False,
         "gates": [] if entry is None else [where | entry],
     }
@@ -84,17 +90,59 @@ CASES: dict[str, tuple[dict[str, Any], EvaluationReport, str, str]] = {
         "Inconclusive",
         "collapsed",
     ),
-    "leakage makes a comparison inconclusive": (
+    "a champion trained on the test split makes a comparison inconclusive": (
         BOTH,
-        report(COMPARED | {"problem": "Leakage"}, leakage="the champion was trained on the test split"),
+        report(COMPARED | {"problem": "Leakage"}, leakage=leakage(champion="the champion saw the test split")),
         "Inconclusive",
-        "trained on the test split",
+        "the champion saw the test split",
+    ),
+    "a champion trained on the test split takes nothing from an absolute bound": (
+        ABSOLUTE,
+        report(COMPARED | {"problem": "Leakage"}, leakage=leakage(champion="the champion saw the test split")),
+        "Passed",
+        "reaches min",
+    ),
+    "a champion trained on the test split does not save a candidate below min": (
+        BOTH,
+        report(COMPARED | {"value": 0.1, "problem": "Leakage"}, leakage=leakage(champion="the champion saw it")),
+        "Failed",
+        "below min",
+    ),
+    "a champion trained on the test split says nothing about a drop from the best": (
+        ABSOLUTE | {"maxDropFromBest": "0.05"},
+        report(COMPARED | {"problem": "Leakage"}, leakage=leakage(champion="the champion saw the test split")),
+        "Inconclusive",
+        "the champion saw the test split",
     ),
     "a first stack that was trained on the test split is inconclusive, however good": (
         ABSOLUTE,
-        report(GOOD, champion=False, leakage="trained on the test split"),
+        report(GOOD | {"problem": "Leakage"}, champion=False, leakage=leakage(candidate="it saw the test split")),
         "Inconclusive",
-        "trained on the test split",
+        "it saw the test split",
+    ),
+    "a candidate trained on the test split is inconclusive beside a champion, even below min": (
+        ABSOLUTE,
+        report(COMPARED | {"value": 0.1, "problem": "Leakage"}, leakage=leakage(candidate="it saw the test split")),
+        "Inconclusive",
+        "it saw the test split",
+    ),
+    "a candidate and a champion trained on the test split are inconclusive": (
+        BOTH,
+        report(COMPARED | {"problem": "Leakage"}, leakage=leakage("it saw the test split", "so did the champion")),
+        "Inconclusive",
+        "it saw the test split",
+    ),
+    "a candidate's own lead is said, and decides nothing": (
+        ABSOLUTE,
+        report(GOOD, comparisons=[ALONE | {"baseline": "notPersonal", "delta": 0.3, "lower": 0.28, "upper": 0.32}]),
+        "Passed",
+        "+0.3000 (+0.2800 to +0.3200) above its own item vectors without the member",
+    ),
+    "a candidate that need not know the member passes, and everybody reads it": (
+        ABSOLUTE,
+        report(GOOD, comparisons=[ALONE | {"baseline": "notPersonal", "delta": 0.0, "lower": -0.01, "upper": 0.01}]),
+        "Passed",
+        "not shown to be personal",
     ),
     "a comparison without bounds is inconclusive": (BOTH, report(COMPARED | {"lower": None}), "Inconclusive", "bounds"),
     "failing the absolute bound wins over passing the comparison": (
@@ -112,6 +160,14 @@ def test_a_gate(title: str) -> None:
     promotion = Promotion.model_validate({"gates": [gate]})
     [found] = judge_evaluation(evaluation, promotion, Evaluation(), [])
     assert (found.verdict, words in found.message) == (verdict, True), found
+
+
+def test_only_the_gates_own_metric_and_segment_without_the_member_are_spoken_of() -> None:
+    equal = {"baseline": "notPersonal", "delta": 0.0, "lower": -0.01, "upper": 0.01}
+    others = [ALONE | equal | changed for changed in ({"baseline": "popularity"}, {"segment": "new"}, {"k": 20})]
+    promotion = Promotion.model_validate({"gates": [ABSOLUTE]})
+    [found] = judge_evaluation(report(GOOD, comparisons=others), promotion, Evaluation(), [])
+    assert found.message == "0.4000 reaches min 0.20"
 
 
 def test_a_dry_run_that_fails_does_not_stop_a_promotion_but_is_reported() -> None:
@@ -168,6 +224,8 @@ def generation(**checks: Any) -> IndexReport:
         ({"selfHit": 0.5}, "find themselves"),
         ({"recallAtServedK": 0.62}, "recall against exact search"),
         ({"recallAtServedK": None}, "unknown"),
+        ({"coverage": 0.999}, "have a vector"),
+        ({"coverage": None}, "have a vector is unknown"),
         ({"count": 0}, "no items"),
         ({"count": 49}, "more than half are gone"),
     ],

@@ -54,7 +54,7 @@ def hashes(model: RetrievalModel) -> dict[str, str]:
         "revision in a slot": revision_hash(model.spec, "2026-11-22T03:00:00Z#1"),
         "generation": generation_key(model.spec, BUNDLE, ""),
         "evaluation generation": own,
-        "evaluation": evaluation_key(model.spec, own, ""),
+        "evaluation": evaluation_key(model.spec, own, "", ""),
         "serving": serving,
         "stack": stack_id(BUNDLE, GENERATION, serving),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from retrieval_core.prompts.spec import PromptSpec
 from retrieval_encoder_server.engine import Engine
 from retrieval_encoder_server.lifecycle import Lifecycle
 from retrieval_encoder_server.metrics import Metrics
+from retrieval_encoder_server.model import EncoderModel, ServerDataPlane
 from retrieval_encoder_server.routes import build_app
 from retrieval_encoder_server.service import Service
 from retrieval_encoder_server.settings import Settings
@@ -25,6 +27,7 @@ from retrieval_encoder_server.settings import Settings
 BUNDLE_ID = "b-0123456789abcdef"
 GENERATION_ID = "g-fedcba9876543210"
 FULL, SERVED, SMALL = 8, 4, 2
+LONGEST_TOKEN = 4
 ITEMS = [f"item-{number}" for number in range(20)]
 
 PROMPTS = PromptSpec.model_validate(
@@ -61,7 +64,7 @@ def vector_of(token_ids: Sequence[int], width: int = FULL) -> np.ndarray:
 
 
 def tokenise(text: str) -> list[int]:
-    """One token per byte."""
+    """One token per byte; the engine is told of LONGEST_TOKEN, as if there were others."""
     return list(text.encode())
 
 
@@ -107,7 +110,11 @@ class ExactIndex:
         return self.vectors[7] if member_id == "known" else None
 
 
-def make_engine(index: ExactIndex | None = None, encode: Callable[..., np.ndarray] = encode) -> Engine:
+def make_engine(
+    index: ExactIndex | None = None,
+    encode: Callable[..., np.ndarray] = encode,
+    tokenise: Callable[[str], list[int]] = tokenise,
+) -> Engine:
     return Engine(
         bundle_id=BUNDLE_ID,
         prompts=PROMPTS,
@@ -116,6 +123,7 @@ def make_engine(index: ExactIndex | None = None, encode: Callable[..., np.ndarra
         served_dimension=SERVED,
         renderer=PlainRenderer(),
         tokenise=tokenise,
+        longest_token=LONGEST_TOKEN,
         encode=encode,
         index=index,
     )
@@ -129,6 +137,29 @@ def _plain_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+class Client(httpx.AsyncClient):
+    """The requests that tests of several topics make."""
+
+    async def embed(self, **body: Any) -> httpx.Response:
+        return await self.post("/v1/embeddings", json=body)
+
+    async def retrieve(self, **body: Any) -> httpx.Response:
+        return await self.post("/v1/retrieve", json=body)
+
+
+@pytest.fixture
+def error_of() -> Callable[[httpx.Response], str]:
+    """The message of an error response, which has the one shape of them all."""
+
+    def message(response: httpx.Response) -> str:
+        document = response.json()
+        assert set(document) == {"error"}, "one error shape everywhere"
+        assert set(document["error"]) == {"message", "type"}
+        return str(document["error"]["message"])
+
+    return message
+
+
 @dataclass
 class Server:
     """One server under test, and the handles to look inside."""
@@ -137,7 +168,9 @@ class Server:
     lifecycle: Lifecycle
     metrics: Metrics
     clock: Clock
-    client: httpx.AsyncClient
+    settings: Settings
+    data_plane: ServerDataPlane
+    client: Client
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -149,17 +182,20 @@ async def start_server() -> AsyncIterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(
-        index: ExactIndex | str | None = "exact", encode: Callable[..., np.ndarray] = encode, **settings: Any
+        index: ExactIndex | str | None = "exact",
+        encode: Callable[..., np.ndarray] = encode,
+        tokenise: Callable[[str], list[int]] = tokenise,
+        **settings: Any,
     ) -> Server:
         parsed = Settings(bundle_uri="unused", **settings)
         clock, metrics = Clock(), Metrics(CollectorRegistry())
-        engine = make_engine(ExactIndex() if isinstance(index, str) else index, encode)
+        engine = make_engine(ExactIndex() if isinstance(index, str) else index, encode, tokenise)
         service = Service(engine, parsed, metrics, clock, probe_timeout_s=30)
         lifecycle = Lifecycle(connection_age_s=60, drain_s=10, clock=clock)
-        transport = httpx.ASGITransport(build_app(service, parsed, lifecycle, metrics), raise_app_exceptions=False)
-        server = Server(
-            service, lifecycle, metrics, clock, httpx.AsyncClient(transport=transport, base_url="http://test")
-        )
+        data_plane = ServerDataPlane(EncoderModel(parsed.model_name, service), service, lifecycle)
+        transport = httpx.ASGITransport(build_app(data_plane, service, parsed, metrics), raise_app_exceptions=False)
+        client = Client(transport=transport, base_url="http://test")
+        server = Server(service, lifecycle, metrics, clock, parsed, data_plane, client)
         service.start()
         started.append(server)
         return server
@@ -170,13 +206,39 @@ async def start_server() -> AsyncIterator[Callable[..., Server]]:
         server.service.stop()
 
 
+@dataclass
+class Hanging:
+    """`hanging(stage)` is that stage of a server, but does not go on before `release` is set."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+    calls: int = 0
+
+    def __call__(self, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def hang(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            self.entered.set()
+            assert self.release.wait(10)
+            return stage(*arguments, **named)
+
+        return hang
+
+
+@pytest.fixture
+def hanging(start_server: Callable[..., Server]) -> Iterator[Hanging]:
+    """Released before the servers are stopped."""
+    hanging = Hanging()
+    yield hanging
+    hanging.release.set()
+
+
 @pytest.fixture
 def server(start_server: Callable[..., Server]) -> Server:
     return start_server()
 
 
 @pytest.fixture
-def client(server: Server) -> httpx.AsyncClient:
+def client(server: Server) -> Client:
     return server.client
 
 
@@ -196,6 +258,9 @@ def world() -> SimpleNamespace:
         small=SMALL,
         items=ITEMS,
         prompts=PROMPTS,
+        longest_token=LONGEST_TOKEN,
+        tokenise=tokenise,
+        encode=encode,
         index=ExactIndex,
         make_engine=make_engine,
         vector=lambda text, width=SERVED: vector_of(tokenise(text), width),

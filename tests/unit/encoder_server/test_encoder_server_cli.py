@@ -46,6 +46,7 @@ def test_flags_and_environment_say_the_same(started, by):
         "model_name": "feed",
         "host": "0.0.0.0",
         "port": "9000",
+        "grpc_port": "9001",
         "connection_age_seconds": "30",
         "drain_seconds": "0",
         "served_dimension": "64",
@@ -73,6 +74,7 @@ def test_an_empty_variable_is_one_that_is_not_set(started):
     [
         ({}, "--bundle-uri (BUNDLE_URI): missing, it is required"),
         ({"PORT": "70000"}, "--port (PORT): found 70000, expected less than or equal to 65535"),
+        ({"PORT": "9000", "GRPC_PORT": "9000"}, "--grpc-port (GRPC_PORT): found 9000, which is PORT; expected another"),
         ({"EXPECTED_BUNDLE_ID": "7"}, "--expected-bundle-id (EXPECTED_BUNDLE_ID): found '7'"),
         ({"CONNECTION_AGE_SECONDS": "0"}, "--connection-age-seconds (CONNECTION_AGE_SECONDS): found 0"),
         ({"CONNECTION_AGE_SECONDS": "inf"}, "--connection-age-seconds (CONNECTION_AGE_SECONDS): found inf"),

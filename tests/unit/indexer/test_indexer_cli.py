@@ -42,15 +42,17 @@ def index_arguments(datasets, bundle_uri, tmp_path) -> list[str]:
     ]
 
 
-def test_encode_each_shard_then_merge_makes_what_build_makes(index_arguments, tmp_path):
+@pytest.mark.parametrize("settings", [[], ["--factory", "IVF8,Flat", "--members", "--latency-target-ms", "9999"]])
+def test_encode_each_shard_then_merge_makes_what_build_makes(index_arguments, settings, tmp_path):
     for shard in ("0/2", "1/2"):
         assert invoke(cli.app, "encode", "--shard", shard, *index_arguments).exit_code == 0
-    merged = invoke(cli.app, "merge", "--shards", "2", *index_arguments)
+    merged = invoke(cli.app, "merge", "--shards", "2", *settings, *index_arguments)
     assert merged.exit_code == 0
     manifest = json.loads((tmp_path / "g" / "MANIFEST.json").read_text())
     assert "synthetic: index generation " + manifest["id"] in merged.output
+    assert ("ms (9999 ms)" in merged.output) == bool(settings)
     index_arguments[-1] = str(tmp_path / "other")
-    assert invoke(cli.app, "build", "--shards", "2", *index_arguments).exit_code == 0
+    assert invoke(cli.app, "build", "--shards", "2", *settings, *index_arguments).exit_code == 0
     assert json.loads((tmp_path / "other" / "MANIFEST.json").read_text())["id"] == manifest["id"]
 
 
@@ -69,6 +71,7 @@ def test_a_finished_build_is_only_reported_again(index_arguments, tmp_path):
         (["--served-dimension", "7"], 2, "BadArguments"),
         (["--shards", "0"], 2, "BadArguments"),
         (["--factory", "Nonsense"], 2, "BadArguments"),
+        (["--latency-target-ms", "0"], 2, "BadArguments"),
         (["--as-of", "5"], 65, "BadInput"),
     ],
 )

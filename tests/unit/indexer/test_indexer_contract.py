@@ -7,11 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.main import get_command
 
 from retrieval_core.generation import Generation
+from retrieval_indexer import cli
 from retrieval_indexer.evaluation.gates import parse_gates
 from retrieval_indexer.evaluation.run import Evaluation, EvaluationRequest
+from retrieval_operator.api.objects import parse_manifest
+from retrieval_operator.domain import commands
 from retrieval_operator.domain.evidence import EvaluationReport, IndexReport, read
+from retrieval_operator.domain.workloads import WorkloadStep
 
 CONTRACTS = Path(__file__).resolve().parents[3] / "docs" / "contracts.md"
 
@@ -68,3 +74,37 @@ def test_the_operator_reads_the_manifest(generations):
     manifest = Generation.open(generations["global"]).manifest
     report = read(IndexReport, manifest.document())
     assert (report.id, report.count, report.checks.self_hit) == (manifest.id, manifest.count, 1.0)
+
+
+def test_the_operator_speaks_the_command_line_of_the_index_build():
+    document = yaml.safe_load(
+        """
+        apiVersion: retrieval-operator.io/v1alpha1
+        kind: RetrievalModel
+        metadata: {name: feed}
+        spec:
+          storage: {uri: /store}
+          data: {uri: /data, revision: "1"}
+          model: {base: "preset:tiny", dimensions: [128, 64], servedDimension: 64}
+          index: {factory: auto, servedK: 100, latencyTargetMs: 5, members: true, encodeShards: 4}
+          promotion: {gates: [{min: "0.2"}]}
+        """
+    )
+    workload = commands.index(
+        parse_manifest(document, "feed.yaml"),
+        WorkloadStep.INDEX_SERVING,
+        key="k",
+        bundle_id="b-1",
+        bundle="/b",
+        data_uri="/data",
+        previous="/indexes/before",
+    )
+    name, *rest = workload.arguments
+    options = get_command(cli.app).commands[name].make_context(name, rest).params
+    given = {key: value for key, value in options.items() if value is not None}
+    assert given == {
+        "bundle": "/b", "expected_bundle_id": "b-1", "dataset": "/data", "kind": "serving",
+        "out": "/store/default/feed/indexes/k", "factory": "auto", "served_k": 100, "shards": 4,
+        "served_dimension": 64, "previous": "/indexes/before", "latency_target_ms": 5, "members": True,
+        "device": "cpu",
+    }  # fmt: skip

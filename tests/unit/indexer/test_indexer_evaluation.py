@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from retrieval_core.encoding import Encoder
 from retrieval_core.errors import BadArguments, BadInput, Diverged
 from retrieval_core.generation import Generation
 from retrieval_indexer.evaluation import answers as answers_module
-from retrieval_indexer.evaluation.answers import Metric, collect_answers
+from retrieval_indexer.evaluation.answers import Metric, collect_answers, collect_stack_answers
 from retrieval_indexer.evaluation.evaluation_set import build_evaluation_set
 from retrieval_indexer.evaluation.gates import parse_gates
 from retrieval_indexer.evaluation.item_variants import ItemVariants
@@ -76,6 +77,20 @@ def test_coverage_counts_positives_on_items_younger_than_the_generation(open_dat
     present = sum(len(p) for p in evaluation.positives)
     assert evaluation.absent > 0
     assert evaluation.test_positives == present + evaluation.absent
+
+
+def test_a_member_who_joins_after_its_evaluation_time_is_not_asked(evaluation, mode, generations):
+    """In a global split those who join during the test part: they have no prompt when it begins."""
+    dataset = evaluation.dataset
+    joined = dataset.member_joined_at.copy()
+    late, punctual = evaluation.members[3], evaluation.members[4]
+    joined[late], joined[punctual] = evaluation.times[3] + 1, evaluation.times[4]
+    later = build_evaluation_set(replace(dataset, member_joined_at=joined), Generation.open(generations[mode]))
+    assert (evaluation.not_joined, later.not_joined) == (0, 1)
+    assert later.members.tolist() == [member for member in evaluation.members if member != late]
+    assert later.test_positives < evaluation.test_positives, "whom nobody asks for is no matter of coverage"
+    undated = build_evaluation_set(replace(dataset, member_joined_at=None), Generation.open(generations[mode]))
+    assert len(undated) == len(evaluation)
 
 
 def test_segments(evaluation):
@@ -244,7 +259,9 @@ def request(datasets, mode, bundle, generation, out, **changed) -> EvaluationReq
 def test_a_first_stack_is_measured_beside_its_baselines(datasets, mode, generations, bundle_uri, tmp_path):
     document = Evaluation(request(datasets, mode, bundle_uri, generations[mode], tmp_path / "out")).run()
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == document
-    assert {row["subject"] for row in document["metrics"]} == {"candidate", "popularity", "random"}
+    baselines = ["notPersonal", "popularity", "popularityTrained", "random"]
+    assert list(dict.fromkeys(row["subject"] for row in document["metrics"])) == ["candidate", *baselines]
+    assert list(dict.fromkeys(row["baseline"] for row in document["comparisons"])) == baselines
     randoms = [r for r in document["metrics"] if r["subject"] == "random" and r["pool"] == "uniform"]
     assert all(row["value"] == pytest.approx(10 / 143) for row in randoms)
     assert document["champion"] is None
@@ -264,7 +281,7 @@ def test_the_popularity_correlation_is_spearmans_of_mean_cosine(open_datasets, g
     stack = Stack.open(bundle_uri, generations["global"])
     evaluation = build_evaluation_set(open_datasets["global"], stack.generation)
     scorer = StackScorer(stack)
-    answers = collect_answers(scorer, evaluation, draw_pools(evaluation), [])
+    answers = collect_stack_answers(scorer, evaluation, draw_pools(evaluation), []).own
     mean_cosine = (stack.generation.vectors @ scorer.member_vectors.T).mean(axis=1)
     expected = spearmanr(evaluation.popularity(0), mean_cosine).statistic
     assert answers.popularity_correlation == pytest.approx(expected, abs=1e-6)
@@ -307,7 +324,7 @@ def test_answers_are_cached_by_their_inputs(datasets, generations, bundle_uri, t
     def refuse(*_):
         raise AssertionError("encoded although it was cached")
 
-    monkeypatch.setattr(StackScorer, "scores", refuse)
+    monkeypatch.setattr(StackScorer, "paired_scores", refuse)
     again = Evaluation(request(datasets, "global", *stack, tmp_path / "two", **arguments)).run()
     assert again == first
     with pytest.raises(AssertionError, match="although"):  # another k is another question
@@ -346,8 +363,8 @@ def test_scores_that_are_not_finite_are_a_finding_and_never_a_value(
         document = Evaluation(request(datasets, "global", bundle_uri, generations["global"], tmp_path / "out")).run()
     assert document["gates"][0]["problem"] == "NonFinite"
     assert document["gates"][0]["value"] is None
-    rows = [row for row in document["metrics"] if row["subject"] == "candidate"]
-    assert rows
+    rows = [row for row in document["metrics"] if row["subject"] in ("candidate", "notPersonal")]
+    assert {row["subject"] for row in rows} == {"candidate", "notPersonal"}
     assert all(row["value"] is None and row["problem"] == "NonFinite" for row in rows)
     assert any(row["subject"] == "popularity" and row["value"] is not None for row in document["metrics"])
 
@@ -400,10 +417,29 @@ def test_a_champion_that_may_have_seen_the_test_part_is_leakage(datasets, genera
         (bundle, build(datasets["global"], bundle, tmp_path / f"g{i}")) for i, bundle in enumerate((honest, late))
     ]
     document = Evaluation(request(datasets, "global", *stacks[0], tmp_path / "out", champion=stacks[1])).run()
-    assert document["leakage"].startswith("the champion was trained on events through")
+    assert document["leakage"]["champion"].startswith("the champion was trained on events through")
+    assert document["leakage"]["candidate"] is None
     assert document["gates"][0]["problem"] == "Leakage"
     assert document["gates"][0]["value"] is not None
-    assert Evaluation(request(datasets, "global", *stacks[0], tmp_path / "alone")).run()["leakage"] is None
+    alone = Evaluation(request(datasets, "global", *stacks[0], tmp_path / "alone")).run()
+    assert alone["leakage"] == {"candidate": None, "champion": None}
+    assert alone["gates"][0]["problem"] is None
+
+
+def test_a_candidate_that_may_have_seen_the_test_part_marks_every_gate(datasets, make_bundle, build, tmp_path):
+    """Alone, and beside a champion that is as late."""
+    start = open_dataset(str(datasets["global"])).split.test_from
+    late = str(make_bundle(tmp_path / "late", seed=2, training={"trainedThrough": start}))
+    stack = (late, build(datasets["global"], late, tmp_path / "g"))
+    gates = parse_gates('[{"min": "0.1"}, {"k": 5, "maxRegression": "0.02"}]')
+    alone = Evaluation(request(datasets, "global", *stack, tmp_path / "alone", gates=gates)).run()
+    both = Evaluation(request(datasets, "global", *stack, tmp_path / "both", gates=gates, champion=stack)).run()
+    for document in (alone, both):
+        assert document["leakage"]["candidate"].startswith("the candidate was trained on events through")
+        assert [gate["problem"] for gate in document["gates"]] == ["Leakage", "Leakage"]
+        assert all(gate["value"] is not None for gate in document["gates"])
+    assert alone["leakage"]["champion"] is None
+    assert both["leakage"]["champion"].startswith("the champion was trained on events through")
 
 
 @pytest.mark.parametrize(
@@ -443,5 +479,5 @@ def test_the_cache_key_changes_with_the_meaning_of_stored_values(datasets, gener
     evaluation = build_evaluation_set(open_dataset(str(datasets["global"])), stack.generation)
     pools, metrics = draw_pools(evaluation), [Metric("recall", 10, "uniform")]
     key = answers_module.answers_key(stack, evaluation, pools, metrics)
-    monkeypatch.setattr(answers_module, "ANSWERS_VERSION", 2)
+    monkeypatch.setattr(answers_module, "ANSWERS_VERSION", answers_module.ANSWERS_VERSION + 1)
     assert answers_module.answers_key(stack, evaluation, pools, metrics) != key

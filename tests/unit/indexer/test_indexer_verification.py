@@ -14,7 +14,8 @@ from retrieval_core.bundle import Bundle
 from retrieval_core.encoding import Encoder
 from retrieval_core.errors import TemporarilyUnavailable
 from retrieval_core.generation import Generation
-from retrieval_indexer.evaluation.verification import Answer, Verifier, compare_answers, sample_members
+from retrieval_indexer.evaluation.verification import Answer, Verifier, compare_answers
+from retrieval_indexer.members import sample_members
 
 
 def answer(*pairs: tuple[str, float]) -> Answer:
@@ -53,7 +54,7 @@ def honest_server(bundle: Bundle, generation: Generation) -> Callable[[httpx.Req
 
     def handle(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
-        encoder.renderer.refuse_unknown_fields("member", body["member"])
+        assert body["member"].keys() <= {field.name for field in bundle.prompts.member.fields} | {"history"}
         vector = encoder.encode_members([body["member"]])
         result = generation.search(vector, body["k"])
         ids = {"bundle_id": bundle.id, "generation_id": generation.id}
@@ -67,7 +68,7 @@ def honest_server(bundle: Bundle, generation: Generation) -> Callable[[httpx.Req
 def verify(stack, handle: Callable[[httpx.Request], httpx.Response], members: int = 8) -> dict[str, Any]:
     bundle, generation, dataset = stack
     client = httpx.Client(transport=httpx.MockTransport(handle), base_url="http://stack")
-    chosen = sample_members(dataset, generation.manifest.as_of, members)
+    chosen = sample_members(dataset, generation.manifest.as_of, members, "verify").tolist()
     return Verifier(client, bundle, generation, dataset).verify(chosen, 20)
 
 
@@ -140,7 +141,7 @@ def test_a_refusal_is_a_mismatch_and_silence_may_pass(stack):
 
 def test_the_same_members_are_asked_again_and_none_who_had_not_joined(open_datasets):
     dataset = open_datasets["global"]
-    first = sample_members(dataset, dataset.last_event_time, 10)
-    assert first == sample_members(dataset, dataset.last_event_time, 20)[:10]
+    first = sample_members(dataset, dataset.last_event_time, 10, "verify").tolist()
+    assert first == sample_members(dataset, dataset.last_event_time, 20, "verify").tolist()[:10]
     early = dataset.member_joined_at.min()
-    assert all(dataset.member_joined_at[row] <= early for row in sample_members(dataset, int(early), 60))
+    assert all(dataset.member_joined_at[row] <= early for row in sample_members(dataset, int(early), 60, "verify"))

@@ -98,11 +98,12 @@ class TestObserve:
         assert (await registry.observe(model)).report("train", "k") is None
         assert script.body(3) == {"run_id": "r", "key": "retrieval.report"}
 
+    @pytest.mark.parametrize("before", ["RUNNING", "FAILED", "KILLED"])
     async def test_a_new_report_ends_the_run_and_a_refused_end_is_left_to_the_next_pass(
-        self, scripted, model, missing, run_entry
+        self, scripted, model, missing, run_entry, before
     ):
         content = json.dumps({"id": "b-1"}).encode()
-        run = run_entry("r", status="RUNNING", **{"retrieval.report": hashlib.sha256(content).hexdigest()})
+        run = run_entry("r", status=before, **{"retrieval.report": hashlib.sha256(content).hexdigest()})
         registry, script = scripted(
             [
                 EXPERIMENT,
@@ -245,6 +246,43 @@ class TestEnsureRun:
         registry, _ = scripted([("GET experiments/get-by-name", deleted)])
         with pytest.raises(Rejected, match=r"'retrieval/default/feed' was deleted; restore it .*--experiment-id 7"):
             await registry.ensure_run(model, TRAIN)
+
+
+class TestSetRunStatus:
+    @pytest.mark.parametrize(
+        ("before", "status", "written"),
+        [
+            ("RUNNING", "Failed", {"status": "FAILED", "end_time": 1_000_000}),
+            ("RUNNING", "Killed", {"status": "KILLED", "end_time": 1_000_000}),
+            ("KILLED", "Running", {"status": "RUNNING", "end_time": 0}),
+            ("FAILED", "Failed", None),
+        ],
+    )
+    async def test_is_written_once_with_the_time(self, scripted, model, run_entry, before, status, written):
+        update = [("POST runs/update", {})] if written else []
+        registry, script = scripted([("GET runs/get", {"run": run_entry("r", status=before)}), *update])
+        await registry.set_run_status(model, "r", status)
+        bodies = [script.body(1)] if written else []
+        assert bodies == ([{"run_id": "r"} | written] if written else [])
+
+    async def test_of_a_deleted_run_is_stale(self, scripted, model, missing):
+        registry, _ = scripted([("GET runs/get", missing)])
+        with pytest.raises(Stale):
+            await registry.set_run_status(model, "r", "Failed")
+
+    @pytest.mark.parametrize(
+        ("stored", "seen"),
+        [("RUNNING", "Running"), ("SCHEDULED", "Running"), ("FAILED", "Failed"), ("KILLED", "Killed")],
+    )
+    async def test_is_observed(self, scripted, model, missing, run_entry, stored, seen):
+        registry, _ = scripted(
+            [
+                EXPERIMENT,
+                ("POST runs/search", {"runs": [run_entry("r", status=stored)]}),
+                ("GET registered-models/get", missing),
+            ]
+        )
+        assert (await registry.observe(model)).runs["train:k"].status == seen
 
 
 class TestTagRun:

@@ -52,17 +52,27 @@ def examples_of() -> Callable[..., TrainingExamples]:
 
 
 @pytest.fixture
-def feed(examples_of: Callable[..., TrainingExamples]) -> TrainingExamples:
-    """A seeded feed with Zipf popularity: 60 members, 200 items, pages of ten with one or two engagements."""
-    random = np.random.default_rng(7)
-    popularity = 1.0 / np.arange(1, 201)
-    events: Events = []
-    for member in range(60):
-        for page in range(8):
-            shown = random.choice(200, size=10, replace=False, p=popularity / popularity.sum())
-            engaged = set(random.choice(10, size=random.integers(1, 3), replace=False).tolist())
-            events += [(member, int(item), 1000 * page + member, k in engaged) for k, item in enumerate(shown)]
-    return examples_of(events, items=200)
+def feed_of(examples_of: Callable[..., TrainingExamples]) -> Callable[[int], TrainingExamples]:
+    """A seeded feed with Zipf popularity: so many members, 200 items, pages of ten with one or two engagements."""
+
+    def build(members: int) -> TrainingExamples:
+        random = np.random.default_rng(7)
+        popularity = 1.0 / np.arange(1, 201)
+        events: Events = []
+        for member in range(members):
+            for page in range(8):
+                shown = random.choice(200, size=10, replace=False, p=popularity / popularity.sum())
+                engaged = set(random.choice(10, size=random.integers(1, 3), replace=False).tolist())
+                events += [(member, int(item), 1000 * page + member, k in engaged) for k, item in enumerate(shown)]
+        return examples_of(events, items=200)
+
+    return build
+
+
+@pytest.fixture
+def feed(feed_of: Callable[[int], TrainingExamples]) -> TrainingExamples:
+    """The feed of 60 members."""
+    return feed_of(60)
 
 
 def _array(values: Any, dtype: Any) -> Any:

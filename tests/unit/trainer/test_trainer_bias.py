@@ -175,16 +175,22 @@ def test_log_q_keeps_the_hard_negatives_share_of_the_gradient(feed: TrainingExam
     assert in_batch_alone < without / 2, "the premise: there is something to lose"
 
 
-def test_the_measured_proposals_are_those_of_the_batches(feed: TrainingExamples) -> None:
-    sampler = BatchSampler(feed, hard_negatives=2, seed=0)
+def test_the_measured_proposals_are_those_of_the_batches(feed_of: Callable[[int], TrainingExamples]) -> None:
+    """q against eight other epochs. 18 000 examples measure it with 36 000 draws, an item of share 0.01 to 5 %.
+
+    Over eight seeds the worst of the 22 items was off by 8 to 12 %; with the 1 400 draws of a feed of 60 members, by 31
+    to 74 %.
+    """
+    examples = feed_of(1500)
+    sampler = BatchSampler(examples, hard_negatives=2, seed=0)
     proposals = measure_proposals(sampler)
-    epoch = sampler.batch(0, len(feed))
-    shares = np.bincount(epoch.item, minlength=feed.item_count) / len(feed)
+    epoch = sampler.batch(0, len(examples))
+    shares = np.bincount(epoch.item, minlength=examples.item_count) / len(examples)
     seen = shares > 0
     np.testing.assert_allclose(np.exp(proposals.log_p[seen]), shares[seen], rtol=1e-5)
-    drawn = np.concatenate([sampler.batch(k * len(feed), len(feed)).hard.ravel() for k in range(1, 30)])
-    drawn_shares = np.bincount(drawn[drawn >= 0], minlength=feed.item_count) / len(drawn)
+    drawn = np.concatenate([sampler.batch(k * len(examples), len(examples)).hard.ravel() for k in range(1, 9)])
+    drawn_shares = np.bincount(drawn[drawn >= 0], minlength=examples.item_count) / len(drawn)
     often = drawn_shares > 0.01
     assert often.sum() > 10
-    # One measured epoch has a few thousand draws: an item of share 0.01 is known to about 20 %.
-    np.testing.assert_allclose(np.exp(proposals.log_q[often]), drawn_shares[often], rtol=0.5)
+    np.testing.assert_allclose(np.exp(proposals.log_q[often]), drawn_shares[often], rtol=0.15)
+    assert np.abs(shares[often] / drawn_shares[often] - 1).max() > 0.15, "the premise: p would not pass for q"

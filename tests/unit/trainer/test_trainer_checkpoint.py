@@ -87,6 +87,15 @@ def test_old_ones_are_pruned_and_all_are_removed_in_the_end(uri: str) -> None:
     assert not filesystem.exists(path)
 
 
+def test_the_curves_are_those_of_the_newest_complete_one(uri: str) -> None:
+    checkpoints = Checkpoints(uri, IDENTITY)
+    assert checkpoints.history() is None
+    for number in (1, 2):
+        checkpoints.save(Progress(number, number, ({"step": number, "loss": 1.5},)), *trained(number))
+    assert Checkpoints(uri, {"revision": "r1"}).history() == ({"step": 2, "loss": 1.5},)
+    assert Checkpoints(uri, {"revision": "r2"}).history() is None
+
+
 def test_files_of_others_in_the_directory_stay(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("not a checkpoint")
     checkpoints = Checkpoints(str(tmp_path), IDENTITY)

@@ -13,7 +13,13 @@ from retrieval_core.bundle import Bundle
 from retrieval_core.errors import BadInput, Diverged
 from retrieval_trainer.assembly import Training
 from retrieval_trainer.checkpoint import Progress
-from retrieval_trainer.finish import finished_bundle, is_collapsed, publish_bundle, require_spread
+from retrieval_trainer.finish import (
+    finished_bundle,
+    is_collapsed,
+    publish_bundle,
+    record_artifacts,
+    require_spread,
+)
 from retrieval_trainer.journal import plot_curves
 
 LOOK = {"step": 4, "recall_uniform": 0.4, "recall_popular": 0.3}
@@ -52,6 +58,7 @@ def test_a_bundle_at_remote_storage_is_found_again(
     training, out = training_of(), f"memory://{tmp_path.name}/revisions/test/bundle"
     assert finished_bundle(training.config, out) is None
     written = publish_bundle(training, Progress(4, 32, HISTORY), out)
+    assert len(record_artifacts(written)) == 3, "its files can be reported"
     found = finished_bundle(training.config, out)
     assert found is not None
     assert found.id == written.id

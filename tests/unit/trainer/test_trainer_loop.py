@@ -9,7 +9,7 @@ import torch
 
 from retrieval_core.errors import Diverged
 from retrieval_trainer.assembly import Training
-from retrieval_trainer.checkpoint import Checkpoints
+from retrieval_trainer.checkpoint import Checkpoints, Progress
 from retrieval_trainer.encoder import DualEncoder
 from retrieval_trainer.journal import Journal
 from retrieval_trainer.loop import Interrupted, train, train_step
@@ -102,6 +102,23 @@ def test_epochs_are_rounded_up_to_steps(
 ) -> None:
     training = training_of(steps=None, epochs=epochs)
     assert training.steps == expected(len(training.examples))
+
+
+@pytest.mark.parametrize("ranks_before", [1, 2, 3])
+def test_epochs_end_after_as_many_examples_whatever_the_number_of_ranks_before(
+    training_of: Callable[..., Training], tmp_path: object, ranks_before: int
+) -> None:
+    """Two steps of several ranks are more examples than two of this one; an epoch is an epoch all the same."""
+    training = training_of(steps=None, epochs=0.1, checkpointEverySteps=1000)
+    checkpoints = Checkpoints(f"{tmp_path}/checkpoints", {})
+    optimizer = build_optimizer(training.model, weight_decay=0.0)
+    train_step(training, DualEncoder(training.model), optimizer, training.step_input(0), step=0, stop=False)
+    checkpoints.save(Progress(2, 2 * 8 * ranks_before), training.model, optimizer)
+    progress = train(training, checkpoints, Journal(Recorded(), quiet=True), lambda: False)
+    wanted = 0.1 * len(training.examples)
+    assert 2 * 8 * 3 < wanted <= progress.position < wanted + 8
+    assert progress.step == 2 + (progress.position - 2 * 8 * ranks_before) // 8
+    assert checkpoints.newest() == f"{tmp_path}/checkpoints/step-{progress.step:08d}"
 
 
 def test_prefetched_values_come_in_order_and_errors_at_their_own_key() -> None:

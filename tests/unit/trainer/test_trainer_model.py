@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from retrieval_core.encoding import encode_token_ids, normalise
 from retrieval_core.errors import BadInput
-from retrieval_trainer.assembly import Training
-from retrieval_trainer.config import Lora
+from retrieval_trainer.assembly import Training, assemble
+from retrieval_trainer.config import Lora, MaxTokens, TrainConfig
 from retrieval_trainer.encoder import DualEncoder, token_batch
 from retrieval_trainer.loop import train_step
-from retrieval_trainer.model import attach_lora, load_base, merged
+from retrieval_trainer.model import attach_lora, base_sha256, load_base, merged
 from retrieval_trainer.optim import build_optimizer
 
 
@@ -58,6 +58,57 @@ def test_a_model_whose_tokens_see_later_ones_is_refused(base: Path, tmp_path: Pa
     transformers.BertModel(config).save_pretrained(path)
     with pytest.raises(BadInput, match=r"bert.* expected a causal LM"):
         load_base(path, (16,))
+
+
+@pytest.mark.parametrize(("member", "item"), [(4096, 96), (256, 3000)])
+def test_prompts_longer_than_the_bases_positions_are_refused(
+    config_of: Callable[..., TrainConfig], base: Path, member: int, item: int
+) -> None:
+    side, found = ("member", member) if member > item else ("item", item)
+    config = config_of().model_copy(update={"max_tokens": MaxTokens(member=member, item=item)})
+    expected = rf"maxTokens of {side} is {found}, but base {base} has 2048 positions .* lower maxTokens to 2048"
+    with pytest.raises(BadInput, match=expected):
+        assemble(config, torch.device("cpu"))
+    fitting = config.model_copy(update={"max_tokens": MaxTokens(member=2048, item=2048)})
+    assert assemble(fitting, torch.device("cpu")).prompts.max_tokens == {"member": 2048, "item": 2048}
+
+
+@pytest.mark.parametrize(
+    ("name", "noticed", "noticed_without_weights"),
+    [
+        ("model.safetensors", True, False),
+        ("tokenizer.json", True, True),
+        ("tokenizer_config.json", True, True),
+        ("config.json", True, True),
+        ("README.md", False, False),
+    ],
+)
+def test_the_digest_of_a_base_notices_other_weights_and_another_tokenizer(
+    base: Path, tmp_path: Path, name: str, noticed: bool, noticed_without_weights: bool
+) -> None:
+    path = copy_of(base, tmp_path)
+    (path / "README.md").write_text("as it was")
+    before = [base_sha256(path, weights=weights) for weights in (True, False)]
+    assert before == [base_sha256(base, weights=weights) for weights in (True, False)], "the place does not matter"
+    content = bytearray((path / name).read_bytes())
+    content[-1] ^= 1
+    (path / name).write_bytes(content)
+    after = [base_sha256(path, weights=weights) for weights in (True, False)]
+    assert [was != now for was, now in zip(before, after, strict=True)] == [noticed, noticed_without_weights]
+
+
+def test_weights_that_checkpoints_hold_anyway_are_no_part_of_a_presets_identity(
+    config_of: Callable[..., TrainConfig], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preset is made anew where its cache is gone, with other last bits: a full training goes on all the same."""
+    monkeypatch.setattr("retrieval_trainer.assembly.tiny_base", lambda _: base)
+    found = {}
+    for method in ("full", "lora"):
+        config = config_of(method=method)
+        preset = config.model_copy(update={"base": type(config.base)(preset="tiny")})
+        found[method] = [assemble(c, torch.device("cpu")).base_sha256 for c in (config, preset)]
+    whole, without = (base_sha256(base, weights=weights) for weights in (True, False))
+    assert found == {"full": [whole, without], "lora": [whole, whole]}
 
 
 def test_lora_trains_adapters_and_the_prompts_rows_alone(base: Path) -> None:

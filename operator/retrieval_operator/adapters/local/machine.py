@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from retrieval_operator.adapters.local.home import LocalHome, make_directory, read_json
+from retrieval_operator.adapters.local.logs import bound_logs
 from retrieval_operator.adapters.local.processes import Supervisor
 from retrieval_operator.adapters.local.programs import PROGRAMS, ProgramTable
 from retrieval_operator.adapters.local.stacks import LocalStacks, remove_stack
@@ -64,10 +65,11 @@ class LocalMachine:
         self.surroundings = LocalSurroundings(home, programs=programs)
 
     async def collect_garbage(self) -> list[Path]:
-        """Stop and remove what belongs to objects that are gone, as owner references do on Kubernetes.
+        """Stop and remove what belongs to objects that are gone, as owner references do on Kubernetes; bound the logs.
 
         Returns the directories. Call it after a deletion, and when the control plane starts.
         """
+        await asyncio.to_thread(bound_logs, self.home.root)
         return await asyncio.to_thread(self._collect_garbage)
 
     async def stop_everything(self) -> None:

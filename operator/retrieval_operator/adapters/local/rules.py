@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from retrieval_operator.adapters.local.surroundings import local_directory
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.domain.changes import immutable_fields
+from retrieval_operator.domain.changes import changed_paths, immutable_fields
 from retrieval_operator.ports import Rejected
 
 # Presets of the trainer, such as `preset:tiny`, are names and no paths.
@@ -17,11 +17,13 @@ _PRESET = "preset:"
 
 def check(manifest: RetrievalModel, current: RetrievalModel | None, others: Sequence[RetrievalModel]) -> None:
     """Raises Rejected with one sentence per broken rule."""
-    problems = [*_relative_paths(manifest), *_shared_storage(manifest, others)]
+    problems = [*_relative_paths(manifest), *_no_autoscaler(manifest), *_shared_storage(manifest, others)]
     if current is not None:
         problems += _immutable_changes(manifest, current)
-        if current.metadata.deletion_timestamp is not None:
-            problems.append("the object is being deleted; apply it again when it is gone")
+        if current.metadata.deletion_timestamp is not None and not _only_changes_policy(manifest, current):
+            problems.append(
+                "the object is being deleted, and only deletionPolicy may change now; apply it again when it is gone"
+            )
     if problems:
         raise Rejected("\n".join(f"{manifest.key}: {problem}" for problem in problems))
 
@@ -53,6 +55,21 @@ def _shared_storage(manifest: RetrievalModel, others: Sequence[RetrievalModel]) 
                 f"spec.storage.uri: found {manifest.spec.storage.uri!r}, which puts files under {ours}; "
                 f"expected a place apart from {theirs}, which {other.key} uses"
             )
+
+
+def _only_changes_policy(manifest: RetrievalModel, current: RetrievalModel) -> bool:
+    """What people may still say about an object that is being deleted: whether its files stay."""
+    return changed_paths(current.spec, manifest.spec) == ["deletionPolicy"]
+
+
+def _no_autoscaler(manifest: RetrievalModel) -> Iterator[str]:
+    """A bound that nothing would ever use must not look as if it did."""
+    replicas = manifest.spec.serving.replicas
+    if replicas.max is not None and replicas.max > replicas.min:
+        yield (
+            f"spec.serving.replicas.max: found {replicas.max}, expected min ({replicas.min}) or none: "
+            "one machine has no autoscaler, so there are always min servers"
+        )
 
 
 def _relative_paths(manifest: RetrievalModel) -> Iterator[str]:

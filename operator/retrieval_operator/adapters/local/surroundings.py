@@ -15,10 +15,10 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.pod import Pod
 from retrieval_operator.domain.observed import Problem
 
-# A tiny model's checkpoints, bundle and index take some 100 MB; below this the next file may be the one too many.
-_MIN_FREE_BYTES = 1 << 30
+# Below this nothing is started, so it is what a tiny model's checkpoints, bundle and index (some 100 MB) surely need.
+_MIN_FREE_BYTES = 1 << 28
 
-_NEEDED = ("retrieval-train", "retrieval-index", "retrieval-evaluate", "retrieval-encoder-server")
+_NEEDED = ("retrieval-train", "retrieval-index", "retrieval-evaluate", "retrieval-encoder-server", "retrieval-data")
 
 
 class LocalSurroundings:
@@ -83,7 +83,10 @@ def local_directory(uri: str) -> Path | None:
 
 
 def _references_to_clusters(model: RetrievalModel) -> Iterator[Problem]:
-    """Secrets and ConfigMaps live in a cluster: on one machine there is nothing to read them from."""
+    """Secrets and ConfigMaps live in a cluster: on one machine there is nothing to read them from.
+
+    Told, but no reason to hold work back: the same manifest is for both, and here a file may hold what is needed.
+    """
     pods: Mapping[str, Pod] = {
         "spec.training.pod": model.spec.training.pod,
         "spec.index.pod": model.spec.index.pod,
@@ -95,6 +98,7 @@ def _references_to_clusters(model: RetrievalModel) -> Iterator[Problem]:
             if variable.value is None:
                 yield Problem(
                     dependency="secret",
+                    holds_back=False,
                     message=f"{path}.env: {variable.name} refers to a Secret or ConfigMap, which one machine does not "
                     "have; give a value, or put the program's credentials into a file in your home directory",
                 )

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retrieval_operator.adapters.memory.faults import Fake
-from retrieval_operator.api.constants import TAG_BUNDLE_ID, TAG_KEY, TAG_OWNER, TAG_STEP
+from retrieval_operator.api.constants import TAG_BUNDLE_ID, TAG_KEY, TAG_OWNER, TAG_REPORT, TAG_STEP
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.domain.observed import RegistryObserved, RunObserved, VersionObserved
+from retrieval_operator.domain.observed import RegistryObserved, RunObserved, RunStatus, VersionObserved
 from retrieval_operator.domain.plan import EnsureRun, RegisterVersion
 from retrieval_operator.ports import Rejected, Stale
 
@@ -59,7 +59,12 @@ class MemoryRegistry(Fake[Entries]):
         with self._call("tag_run", run_id):
             identity = self._run(run_id)
             run = self._now.runs[identity]
-            self._put_run(identity, tags={**run.tags, **tags})
+            withdrawn = {"report": None} if tags.get(TAG_REPORT) == "" else {}
+            self._put_run(identity, tags={**run.tags, **tags}, **withdrawn)
+
+    async def set_run_status(self, model: RetrievalModel, run_id: str, status: RunStatus) -> None:
+        with self._call("set_run_status", run_id):
+            self._put_run(self._run(run_id), status=status)
 
     async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None:
         with self._call("register_version", version.bundle_id):
@@ -104,7 +109,7 @@ class MemoryRegistry(Fake[Entries]):
 
     def attach_report(self, model: RetrievalModel, step: str, key: str, report: Mapping[str, Any]) -> None:
         """What a program does when its last file is complete."""
-        self._put_run((model.key, f"{step}:{key}"), report=dict(report))
+        self._put_run((model.key, f"{step}:{key}"), report=dict(report), status="Finished")
 
     def tag_version(self, model: RetrievalModel, version: str, tag: str, value: str) -> None:
         """What a reviewer does on the version's page."""

@@ -13,7 +13,7 @@ from retrieval_operator.adapters.mlflow.rest import RestClient
 from retrieval_operator.adapters.mlflow.runs import Runs
 from retrieval_operator.adapters.mlflow.versions import Versions
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.domain.observed import RegistryObserved
+from retrieval_operator.domain.observed import RegistryObserved, RunStatus
 from retrieval_operator.domain.plan import EnsureRun, RegisterVersion
 from retrieval_operator.ports import Rejected
 
@@ -61,6 +61,10 @@ class MlflowRegistry:
     async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None:
         with self._server(model) as server:
             await server.runs.tag(run_id, tags)
+
+    async def set_run_status(self, model: RetrievalModel, run_id: str, status: RunStatus) -> None:
+        with self._server(model) as server:
+            await server.runs.set_status(run_id, status)
 
     async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None:
         with self._server(model) as server:

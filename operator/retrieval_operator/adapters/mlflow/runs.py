@@ -19,7 +19,7 @@ import structlog
 from retrieval_operator.adapters.mlflow.limits import cut_tag
 from retrieval_operator.adapters.mlflow.rest import AlreadyExists, RestClient
 from retrieval_operator.api.constants import TAG_KEY, TAG_OWNER, TAG_REPORT, TAG_STEP
-from retrieval_operator.domain.observed import RunObserved
+from retrieval_operator.domain.observed import RunObserved, RunStatus
 from retrieval_operator.domain.plan import EnsureRun
 from retrieval_operator.ports import PortError, Rejected, Stale
 
@@ -27,6 +27,8 @@ REPORT_ARTIFACT = "report.json"
 PARENT_TAG = "mlflow.parentRunId"
 USER_TAG = "mlflow.user"  # the page's column "Created by"
 _TAGS_PER_BATCH = 100  # MLflow's limit of runs/log-batch
+# Whatever else MLflow says of a run (SCHEDULED) has not ended.
+_STATUSES: Mapping[str, RunStatus] = {"FINISHED": "Finished", "FAILED": "Failed", "KILLED": "Killed"}
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +70,8 @@ class Runs:
         """Every run of the owner by "step:key", of twins the first. One request when no report is new.
 
         Two writes are made here, each at most once per report, because no other moment knows; a failure is left to the
-        next pass. A run whose report was verified is set FINISHED if it still runs (the programs do not end their runs:
-        a later attempt may have to report again). A report tag whose artifact is not what it promises is removed: a
+        next pass. A run whose report was verified is set FINISHED (the programs do not end their runs: a later attempt
+        may have to report again). A report tag whose artifact is not what it promises is removed: a
         program that finds the tag in place takes its report for made, and would never mend it.
         """
         if experiment not in self._experiments:
@@ -95,6 +97,7 @@ class Runs:
                 key=run.tags.get(TAG_KEY, ""),
                 report=report,
                 tags=run.tags,
+                status="Finished" if report is not None else _STATUSES.get(run.status, "Running"),
             )
         self._reports[owner] = reports
         return observed
@@ -133,6 +136,12 @@ class Runs:
         listed = _listed(differing)
         for start in range(0, len(listed), _TAGS_PER_BATCH):
             await self._rest.post("runs/log-batch", {"run_id": run_id, "tags": listed[start : start + _TAGS_PER_BATCH]})
+
+    async def set_status(self, run_id: str, status: RunStatus) -> None:
+        """Raises Stale when the run is gone or marked deleted."""
+        run = await self.get(run_id)
+        if run.status != status.upper():
+            await self._rest.post("runs/update", self._ending(run_id, status.upper()))
 
     async def get(self, run_id: str) -> Run:
         """Raises Stale when the run is gone or marked deleted."""
@@ -199,9 +208,12 @@ class Runs:
         return None
 
     async def _finish(self, run: Run) -> None:
-        if run.status == "RUNNING":
-            end_time = int(self._now() * 1000)
-            await self._try_post("runs/update", {"run_id": run.run_id, "status": "FINISHED", "end_time": end_time})
+        if run.status != "FINISHED":
+            await self._try_post("runs/update", self._ending(run.run_id, "FINISHED"))
+
+    def _ending(self, run_id: str, status: str) -> dict[str, Any]:
+        """MLflow's page shows the duration up to `end_time`, in milliseconds; 0 of a run that goes on: none."""
+        return {"run_id": run_id, "status": status, "end_time": 0 if status == "RUNNING" else int(self._now() * 1000)}
 
     async def _try_post(self, path: str, body: Mapping[str, Any]) -> None:
         try:

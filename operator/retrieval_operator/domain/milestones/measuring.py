@@ -64,7 +64,7 @@ def _evaluation(context: Context, candidate: Candidate) -> tuple[str, str, str]:
     own = evaluation_generation_key(context.spec, candidate.bundle_id, candidate.data_uri)
     champion = context.champion
     other = evaluation_generation_key(context.spec, champion.bundle_id, candidate.data_uri) if champion else ""
-    return evaluation_key(context.spec, own, other), own, other
+    return evaluation_key(context.spec, own, other, candidate.retry), own, other
 
 
 def evaluated(context: Context, candidate: Candidate) -> Progress:
@@ -86,6 +86,7 @@ def _evaluation_report(context: Context, candidate: Candidate) -> EvaluationRepo
         data_uri=candidate.data_uri,
         candidate=(candidate.bundle_uri, commands.generation_uri(context.model, own)),
         champion=(champion.bundle_uri, commands.generation_uri(context.model, other)) if champion else None,
+        anew=bool(candidate.retry),
     )
     report = report_of(
         context,

@@ -14,7 +14,7 @@ from retrieval_operator.api.constants import (
     TAG_REJECTED_BY,
     TAG_STACK,
 )
-from retrieval_operator.api.status import Candidate, CandidateKind, StackRecord, Step
+from retrieval_operator.api.status import Candidate, CandidateKind, Champion, StackRecord, Step
 from retrieval_operator.domain import commands, gates
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context, Ended, Passed, Progress, Waiting, cut, failed, with_facts
@@ -31,12 +31,21 @@ def serving_indexed(context: Context, candidate: Candidate) -> Progress:
     report = _serving_generation(context, candidate)
     if isinstance(report, Waiting | Ended):
         return report
-    champion_report = _champion_generation(context)
-    findings = gates.judge_generation(report, champion_report.count if champion_report else None)
+    former = context.champion
+    former_items = _items_of(context, former) if former else None
+    findings = gates.judge_generation(report, former_items)
     if findings:
         message = "; ".join(finding.message for finding in findings)
         return Ended("Rejected", Reason.INTEGRITY_FAILED, cut(f"index generation {report.id}: {message}"), candidate)
-    return Passed(with_facts(candidate, stack=_stack_of(context, candidate, report)))
+    if former is not None and former_items is None:
+        message = (
+            f"how many items the champion's index generation {former.generation_id} has is not known, so it cannot be "
+            f"said whether items were lost; restore its run (index {former.generation_key}) in MLflow, then ask for a "
+            "retry"
+        )
+        return Ended("Inconclusive", Reason.INTEGRITY_FAILED, message, candidate)
+    record = _record(context, candidate, report)
+    return Passed(with_facts(candidate, stack=record.stack), record)
 
 
 def _serving_generation(context: Context, candidate: Candidate) -> IndexReport | Waiting | Ended:
@@ -75,37 +84,25 @@ def _serving_generation(context: Context, candidate: Candidate) -> IndexReport |
     return generation
 
 
-def _champion_generation(context: Context) -> IndexReport | None:
-    """The champion's own report, to compare sizes; None when it is not on record (then sizes are not compared)."""
-    if context.champion is None or context.registry is None:
-        return None
-    report = context.registry.report(WorkloadStep.INDEX_SERVING, context.champion.generation_key)
+def _items_of(context: Context, champion: Champion) -> int | None:
+    """Items in the champion's index: its record says so, of older records its report; None when neither does."""
+    if champion.items is not None or context.registry is None:
+        return champion.items
+    report = context.registry.report(WorkloadStep.INDEX_SERVING, champion.generation_key)
     try:
-        return read(IndexReport, report) if report is not None else None
+        return read(IndexReport, report).count if report is not None else None
     except Unreadable:
         return None
 
 
-def _stack_of(context: Context, candidate: Candidate, generation: IndexReport) -> str:
-    return stack_id(candidate.bundle_id, generation.id, serving_hash(context.spec))
-
-
-def record_of(context: Context, candidate: Candidate) -> StackRecord | None:
-    """All that is needed to run the candidate's stack; None while its generation is not known."""
-    if candidate.kind is CandidateKind.ROLLBACK:
-        request = requested_rollback(context)
-        return request.target if request is not None else None
-    if candidate.kind is CandidateKind.SERVING and context.champion is not None:
-        return _reserved(context, candidate)
-    report = _serving_generation(context, candidate)
-    if isinstance(report, Waiting | Ended):
-        return None
+def _record(context: Context, candidate: Candidate, generation: IndexReport) -> StackRecord:
+    """The candidate's bundle over this generation, under the serving spec of now."""
     key = generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot)
     return StackRecord(
-        stack=_stack_of(context, candidate, report),
+        stack=stack_id(candidate.bundle_id, generation.id, serving_hash(context.spec)),
         bundle_id=candidate.bundle_id,
         bundle_uri=candidate.bundle_uri,
-        generation_id=report.id,
+        generation_id=generation.id,
         generation_uri=commands.generation_uri(context.model, key),
         generation_key=key,
         serving_hash=serving_hash(context.spec),
@@ -114,9 +111,21 @@ def record_of(context: Context, candidate: Candidate) -> StackRecord | None:
         refresh_slot=candidate.refresh_slot,
         model_version=candidate.model_version,
         data_uri=candidate.data_uri,
-        as_of=report.as_of,
+        as_of=generation.as_of,
+        items=generation.count,
         serving=context.spec.serving.explicit(),
     )
+
+
+def _known_record(context: Context, candidate: Candidate) -> StackRecord:
+    """The record of the milestones before; of kinds that index nothing, the one that they begin with."""
+    if context.record is not None:
+        return context.record
+    if candidate.kind is CandidateKind.SERVING:
+        return _reserved(context, candidate)
+    request = requested_rollback(context)
+    assert request is not None, "a Rollback candidate is superseded when nobody asks for it any more"
+    return request.target
 
 
 def _reserved(context: Context, candidate: Candidate) -> StackRecord:
@@ -134,11 +143,7 @@ def _reserved(context: Context, candidate: Candidate) -> StackRecord:
 
 def deployed(context: Context, candidate: Candidate) -> Progress:
     """The dark stack runs and its servers matched their expected ids."""
-    record = record_of(context, candidate)
-    if record is None:
-        return Waiting(
-            Step.DEPLOYING, candidate, message="waiting for the index generation's record", requeue_after_s=10
-        )
+    record = _known_record(context, candidate)
     stack = context.observed.stacks.get(record.stack)
     candidate = with_facts(candidate, stack=record.stack)
     if stack is None:
@@ -148,14 +153,13 @@ def deployed(context: Context, candidate: Candidate) -> Progress:
         return failed(candidate, Reason.DEPLOYMENT_FAILED, f"stack {record.stack}: {stack.failed}", record)
     if not stack.is_ready:
         return Waiting(Step.DEPLOYING, candidate, message=f"stack {record.stack} is not ready yet", requeue_after_s=2)
-    return Passed(candidate)
+    return Passed(candidate, record)
 
 
 def verified(context: Context, candidate: Candidate) -> Progress:
     """The dark stack's answers equal direct computation, in time."""
-    record = record_of(context, candidate)
-    assert record is not None, "a deployed stack has a record"
-    key = verification_key(record.stack, context.status.handled_retry)
+    record = _known_record(context, candidate)
+    key = verification_key(record.stack, candidate.retry)
     report = report_of(
         context,
         candidate,
@@ -193,24 +197,26 @@ def _stack(context: Context, record: StackRecord) -> StackObserved:
     return context.observed.stacks[record.stack]
 
 
-def approval_token(candidate: Candidate, retry: str) -> str:
+def approval_token(candidate: Candidate) -> str:
     """What an approval names: this stack after this verdict and retry, so that an older answer does not count."""
-    verdict = digest("verdict", {"gates": [gate.document() for gate in candidate.gates], "retry": retry})
+    verdict = digest("verdict", {"gates": [gate.document() for gate in candidate.gates], "retry": candidate.retry})
     return f"{candidate.stack}-{verdict}"
 
 
 def approved(context: Context, candidate: Candidate) -> Progress:
     """In Manual mode a person says so: a tag on the MLflow version, or an annotation on the object."""
     if context.spec.promotion.mode == "Automatic":
-        return Passed(candidate)
-    token = approval_token(candidate, context.status.handled_retry)
+        return Passed(with_facts(candidate, approval_token=""))
+    token = approval_token(candidate)
     candidate = with_facts(candidate, approval_token=token)
     annotations = context.model.metadata.annotations
     tags = _reviewer_tags(context, candidate, token)
     refused_by = tags.get(TAG_REJECTED_BY) or ("an annotation" if annotations.get(REJECT_ANNOTATION) == token else "")
     if refused_by:
         message = f"stack {candidate.stack} was rejected by {refused_by}"
-        return Ended("Rejected", Reason.REJECTED_BY_REVIEWER, cut(message), candidate, record_of(context, candidate))
+        return Ended(
+            "Rejected", Reason.REJECTED_BY_REVIEWER, cut(message), candidate, _known_record(context, candidate)
+        )
     if annotations.get(APPROVE_ANNOTATION) == token or tags.get(TAG_APPROVED_BY):
         return Passed(candidate)
     where = f"set the tag {TAG_APPROVED_BY} on version {candidate.model_version} in MLflow, or approve {token}"
@@ -229,8 +235,7 @@ def _reviewer_tags(context: Context, candidate: Candidate, token: str) -> dict[s
 
 def promoted(context: Context, candidate: Candidate) -> Progress:
     """Scaled to the champion's ready replicas, then the traffic. The alias follows as a projection."""
-    record = record_of(context, candidate)
-    assert record is not None, "a deployed stack has a record"
+    record = _known_record(context, candidate)
     stack = _stack(context, record)
     champion = context.observed.stacks.get(context.champion.stack) if context.champion else None
     replicas = max(context.spec.serving.replicas.min, champion.ready_replicas if champion else 0)

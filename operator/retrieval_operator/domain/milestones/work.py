@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.status import Candidate, Step
+from retrieval_operator.api.status import Candidate, CandidateKind, Step
 from retrieval_operator.domain import attempts
-from retrieval_operator.domain.context import Context, Ended, Waiting, failed
-from retrieval_operator.domain.plan import EnsureRun
+from retrieval_operator.domain.context import Context, Ended, Waiting, failed, with_facts
+from retrieval_operator.domain.plan import CreateStack, EnsureRun, StartWorkload
 from retrieval_operator.domain.workloads import WorkloadSpec
 
 
@@ -18,6 +18,16 @@ def registry_away(step: Step, candidate: Candidate) -> Waiting:
     """Without the registry nothing is known to be complete; work in progress goes on, the candidate waits."""
     message = "MLflow is not reachable; going on when it is back"
     return Waiting(step, candidate, message=message, requeue_after_s=10, blocked=Reason.REGISTRY_UNAVAILABLE)
+
+
+def held_back(context: Context, before: Candidate, waiting: Waiting) -> Waiting:
+    """Nothing is started while something that it needs is missing. What runs goes on, and so does a way back."""
+    starts = any(isinstance(action, StartWorkload | CreateStack) for action in waiting.actions)
+    if not (starts and context.missing) or before.kind is CandidateKind.ROLLBACK:
+        return waiting
+    candidate = with_facts(waiting.candidate, attempts=before.attempts)
+    message = f"nothing is started: {context.missing}"
+    return Waiting(waiting.step, candidate, message=message, requeue_after_s=10, blocked=Reason.DEPENDENCY_MISSING)
 
 
 def report_of(

@@ -40,7 +40,7 @@ def run(chosen: dict[str, str]) -> None:
         "asOf": 1,
         "candidate": candidate,
         "champion": champion,
-        "leakage": None,
+        "leakage": {"candidate": None, "champion": None},
         "gates": [gate_entry(gate, value, champion_value) for gate in json.loads(chosen["--gates"])],
         "collapsed": False,
     }

@@ -1,0 +1,42 @@
+"""What MLflow should say of runs without a report: whether the work goes on, has failed, or is wanted by nobody.
+
+For people only: completion is proved by reports, and no decision looks at a run's status. It is changed once, when the
+work has ended, and changed back when the work is taken up again.
+"""
+
+from __future__ import annotations
+
+from retrieval_operator.api.status import Candidate
+from retrieval_operator.domain.attempts import STOPPED
+from retrieval_operator.domain.context import Context
+from retrieval_operator.domain.observed import RunObserved, RunStatus
+from retrieval_operator.domain.plan import Action, SetRunStatus
+from retrieval_operator.domain.workloads import WorkloadObserved
+
+
+def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, ...]:
+    """Nothing while the registry is away."""
+    runs = context.registry.runs.values() if context.registry else ()
+    wanted = {run.run_id: _status(context, candidate, run) for run in runs if run.report is None}
+    return tuple(
+        SetRunStatus(run_id=run.run_id, status=status)
+        for run in runs
+        if (status := wanted.get(run.run_id, run.status)) != run.status
+    )
+
+
+def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:
+    slot = f"{run.step}-{run.key}"
+    latest = _latest(context, run)
+    if (candidate is not None and slot in candidate.attempts) or (latest is not None and latest.state == "Running"):
+        return "Running"
+    if run.status != "Running":
+        return run.status  # how it ended stays said, also when the attempt's record is collected
+    if candidate is not None and latest is None:
+        return "Running"  # made in the pass before; its first attempt follows
+    return "Killed" if latest is None or latest.reason == STOPPED else "Failed"
+
+
+def _latest(context: Context, run: RunObserved) -> WorkloadObserved | None:
+    attempts = [work for work in context.observed.workloads if (work.step, work.key) == (run.step, run.key)]
+    return max(attempts, key=lambda work: work.attempt, default=None)

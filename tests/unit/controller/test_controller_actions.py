@@ -1,0 +1,167 @@
+"""Every action becomes its port call; what a port raises stops what has to stop; a pass may die between any two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
+from retrieval_operator.domain import plan as plans
+from retrieval_operator.domain.plan import Action, EmitEvent
+from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
+from retrieval_operator.perform import CALLS
+from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
+
+Call = Callable[..., Any]  # a fixture of conftest.py
+
+KEY = "default/feed"
+NOW = 1_700_000_000
+RECORD = StackRecord(
+    stack="s-1",
+    bundle_id="b-1",
+    bundle_uri="/b",
+    generation_id="g-1",
+    generation_uri="/g",
+    generation_key="k-1",
+    serving_hash="h",
+    revision="r-1",
+)
+WORKLOAD = WorkloadSpec(
+    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
+)
+# One action of every type, with the port call that performs it.
+EVERY_ACTION: list[tuple[Action, tuple[Any, ...]]] = [
+    (run := plans.EnsureRun(step="train", key="1", name="train"), ("registry.ensure_run", run)),
+    (plans.TagRun(run_id="7", tags={"a": "b"}), ("registry.tag_run", "7", {"a": "b"})),
+    (plans.SetRunStatus(run_id="7", status="Failed"), ("registry.set_run_status", "7", "Failed")),
+    (
+        version := plans.RegisterVersion(bundle_id="b-1", run_id="7", tags={}),
+        ("registry.register_version", version),
+    ),
+    (
+        plans.DescribeVersion(version="3", tags={"a": ""}, description="text"),
+        ("registry.describe_version", "3", {"a": ""}, "text"),
+    ),
+    (plans.SetAlias(alias="champion", version="3"), ("registry.set_alias", "champion", "3")),
+    (plans.StartWorkload(workload=WORKLOAD), ("workloads.start", WORKLOAD)),
+    (plans.StopWorkload(name="w"), ("workloads.stop", "w")),
+    (plans.DeleteWorkload(name="w"), ("workloads.delete", "w")),
+    (plans.CreateStack(record=RECORD, replicas=2), ("stacks.create", RECORD, 2)),
+    (plans.ScaleStack(stack="s-1", replicas=3), ("stacks.scale", "s-1", 3)),
+    (plans.DeleteStack(stack="s-1"), ("stacks.delete", "s-1")),
+    (plans.SwitchTraffic(record=RECORD, observed_version="9"), ("traffic.switch", RECORD, "9", NOW)),
+    (plans.StopTraffic(), ("traffic.close",)),
+    (
+        event := EmitEvent(type="Normal", reason=Reason.PROMOTED, message="yes"),
+        ("models.emit", event, NOW),
+    ),
+    (plans.SetFinalizer(present=True), ("models.set_finalizer", True)),
+]
+START, STOP, ALIAS = EVERY_ACTION[6][0], EVERY_ACTION[7][0], EVERY_ACTION[5][0]
+
+
+def test_the_table_of_calls_has_a_row_for_every_action() -> None:
+    assert set(CALLS) == set(get_args(Action))
+    assert {type(action) for action, _ in EVERY_ACTION} == set(CALLS)
+
+
+async def test_every_action_becomes_its_port_call_in_the_plans_order(world: Any, a_plan: Call) -> None:
+    controller = world.controller(a_plan(*(action for action, _ in EVERY_ACTION)))
+    result = await controller.reconcile(KEY)
+    assert result.outcome == "acted"
+    assert world.writes == [call for _, call in EVERY_ACTION]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "status_written"),
+    [
+        (Retryable("busy"), "delayed", True),
+        (Rejected("quota"), "refused", True),
+        (Stale("another uid"), "stale", False),
+        (Gone("deleted"), "gone", False),
+        (ZeroDivisionError("a defect"), "crashed", False),
+    ],
+)
+async def test_an_action_that_fails_stops_those_after_it(
+    world: Any, error: Exception, outcome: str, status_written: bool, a_plan: Call
+) -> None:
+    world.failures["workloads.start"] = error
+    status = RetrievalModelStatus(observed_generation=1)
+    result = await world.controller(a_plan(START, STOP, status=status)).reconcile(KEY)
+    assert result.outcome == outcome
+    assert world.count("workloads.stop") == 0
+    assert world.count("models.write_status") == status_written
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(Retryable("away"), "delayed"), (Rejected("forbidden"), "refused")])
+@pytest.mark.parametrize("first", [action for action, call in EVERY_ACTION if call[0].startswith("registry.")])
+async def test_a_registry_that_fails_keeps_nothing_else_from_being_done(
+    world: Any, first: Action, error: PortError, outcome: str, a_plan: Call
+) -> None:
+    """Champion repair and traffic come after it, and must not wait for a record for people."""
+    failing = next(call[0] for action, call in EVERY_ACTION if action is first)
+    world.failures = {failing: error, "workloads.stop": Retryable("a later trouble")}
+    others = [(action, call) for action, call in EVERY_ACTION if not call[0].startswith("registry.")]
+    later = [action for action, call in EVERY_ACTION if call[0].startswith("registry.") and action is not first]
+    serving = [(action, call) for action, call in others if call[0].startswith(("stacks.", "traffic."))]
+    status = RetrievalModelStatus(observed_generation=1)
+    plan = a_plan(first, *later, *(action for action, _ in serving), STOP, START, status=status)
+    result = await world.controller(plan).reconcile(KEY)
+    assert result.outcome == outcome, "the first trouble counts"
+    done = [call for call in world.writes if call[0] != "models.emit"]
+    assert [call[0] for call in done] == [
+        failing,
+        *(call[0] for _, call in serving),
+        "workloads.stop",
+        "models.write_status",
+    ]
+
+
+async def test_a_refusal_is_told_to_people_as_an_event(world: Any, a_plan: Call) -> None:
+    world.failures["workloads.start"] = Rejected("no program retrieval-train; install the trainer extra")
+    await world.controller(a_plan(START)).reconcile(KEY)
+    (emitted,) = [call[1] for call in world.writes if call[0] == "models.emit"]
+    assert emitted == EmitEvent(
+        type="Warning",
+        reason=Reason.BACKING_OFF,
+        message="StartWorkload was refused: no program retrieval-train; install the trainer extra",
+    )
+
+
+@pytest.mark.parametrize("action", [action for action, call in EVERY_ACTION if call[0].startswith("registry.")])
+@pytest.mark.parametrize("error", [None, Retryable("cut half-way")])
+async def test_a_write_to_the_registry_makes_its_view_too_old(
+    world: Any, action: Action, error: PortError | None, a_plan: Call
+) -> None:
+    if error:
+        world.failures[next(call[0] for known, call in EVERY_ACTION if known is action)] = error
+    controller = world.controller(a_plan(action), a_plan())
+    await controller.reconcile(KEY)
+    await controller.reconcile(KEY)
+    assert world.count("registry.observe") == 2
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("victim", range(3))
+async def test_a_pass_can_be_cut_at_every_action_boundary(world: Any, moment: str, victim: int, a_plan: Call) -> None:
+    actions = (START, ALIAS, STOP)
+    seen: list[tuple[str, Action]] = []
+
+    def kill(at: str, action: Action) -> None:
+        seen.append((at, action))
+        if (at, action) == (moment, actions[victim]):
+            raise Killed
+
+    status = RetrievalModelStatus(observed_generation=1)
+    controller = world.controller(a_plan(*actions, status=status), on_action=kill)
+    with pytest.raises(Killed):
+        await controller.reconcile(KEY)
+    assert len(world.writes) == victim + (moment == "after")
+    assert seen[-1] == (moment, actions[victim])

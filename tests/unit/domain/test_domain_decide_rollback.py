@@ -1,0 +1,142 @@
+"""Going back: by itself while a champion bakes, because a person asks, and to which stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from retrieval_operator.api.conditions import ConditionType
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import Step
+from retrieval_operator.domain.simulate import (
+    World,
+    run_until_settled,
+    with_status,
+)
+
+Make = Callable[..., RetrievalModel]
+Call = Callable[..., Any]  # a fixture of conftest.py
+
+
+def test_a_champion_that_fails_while_it_bakes_is_rolled_back_and_stays_refused(
+    condition: Call, second_life: Call
+) -> None:
+    world = World()
+    model = second_life(world)
+    assert model.status.phase == "Baking"
+    bad = model.status.champion.stack  # type: ignore[union-attr]
+    world.stacks[bad] = replace(world.stacks[bad], ready_replicas=0, failed="it exits with code 1")
+
+    final = run_until_settled(model, world)[-1][1]
+
+    assert world.traffic.live is not None and world.traffic.live.stack != bad
+    assert bad not in world.stacks, "so that clients leave it"
+    assert final.status.history[0].outcome == "RolledBack"
+    assert condition(final.status, ConditionType.PROMOTED)[0] == "False"
+
+
+def test_a_short_unreadiness_while_baking_is_no_reason_to_roll_back(step: Call, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    live_stack = world.traffic.live.stack  # type: ignore[union-attr]
+    world.stacks[live_stack] = replace(world.stacks[live_stack], ready_replicas=0)
+    model, _ = step(model, world)
+    for _ in range(5):
+        model, _ = step(model, world, seconds=10)
+    assert world.traffic.live.stack == live_stack  # type: ignore[union-attr]
+
+
+def test_a_rollback_that_a_person_asks_for_acts_once(make: Make, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    final = run_until_settled(asking, world)[-1][1]
+    assert world.traffic.live.stack == older  # type: ignore[union-attr]
+    assert final.status.history[0].outcome == "RolledBack"
+
+    third = make({"spec.data.revision": "3"}, status=final.status, generation=3, annotations=asked)
+    run_until_settled(third, world)
+    assert world.traffic.live.stack not in (newer, older)  # type: ignore[union-attr]
+
+
+def test_a_rollback_left_on_the_object_does_nothing_when_a_retry_brings_that_stack_back(
+    make: Make, second_life: Call
+) -> None:
+    world = World()
+    model = second_life(world)
+    newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    second = {"spec.data.revision": "2"}
+    back = run_until_settled(make(second, status=model.status, generation=2, annotations=asked), world)[-1][1]
+    retried = asked | {"retrieval-operator.io/retry": "once more"}
+    run_until_settled(make(second, status=back.status, generation=2, annotations=retried), world)
+    assert world.traffic.live.stack == newer  # type: ignore[union-attr]
+
+
+def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    _newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+    world.tick(10_000)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert older not in world.stacks
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    final = run_until_settled(asking, world)[-1][1]
+    assert world.traffic.live.stack == older  # type: ignore[union-attr]
+    assert final.status.candidate is None
+
+
+def test_the_former_stack_is_collected_after_the_window_and_not_before(step: Call, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    former = world.traffic.previous
+    world.tick(3000)
+    model, _ = step(model, world)
+    assert former in world.stacks
+    world.tick(3600)
+    model, _ = step(model, world)
+    assert former not in world.stacks
+
+
+class SlowStacks(World):
+    """A world in which a server needs some passes until it is ready."""
+
+    def tick(self, seconds: int = 1) -> None:
+        super().tick(seconds)
+        for stack, found in self.stacks.items():
+            if self.now - found.created_at < 6:
+                self.stacks[stack] = replace(found, ready_replicas=0)
+
+
+def test_a_rollback_to_a_collected_stack_waits_for_its_server(make: Make, second_life: Call) -> None:
+    world = SlowStacks()
+    model = second_life(world)
+    older = world.traffic.previous
+    world.tick(10_000)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    created = len(world.created)
+    asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
+    run_until_settled(asking, world)
+    assert world.traffic.live.stack == older
+    assert world.created[created:] == [f"stack {older}", f"switch to {older}"]
+
+
+@pytest.mark.parametrize("at", [Step.DEPLOYING, Step.VERIFYING])
+def test_an_annotation_cannot_promote_a_stack_that_was_never_live(
+    make: Make, at: Step, step: Call, live: Call, until: Call
+) -> None:
+    world = SlowStacks()
+    status = live(world)
+    second = {"spec.data.revision": "2"}
+    model = until(make(second, status=status, generation=2), world, at)
+    dark = model.status.candidate.stack
+    asked = {"retrieval-operator.io/rollback": f"{status.champion.token}:{dark}"}
+    step(make(second, status=model.status, generation=2, annotations=asked), world)
+    assert world.traffic.live.stack == status.champion.stack

@@ -1,0 +1,94 @@
+"""Schedules take each slot once; suspension stops new work and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from retrieval_operator.api.conditions import ConditionType
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import RetrievalModelStatus, Step
+from retrieval_operator.domain.decide import decide
+from retrieval_operator.domain.simulate import (
+    World,
+    run_until_settled,
+    with_status,
+)
+
+Make = Callable[..., RetrievalModel]
+Call = Callable[..., Any]  # a fixture of conftest.py
+
+
+def test_a_schedule_takes_each_slot_once_and_skips_what_it_slept_through(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000}
+    model = make(hourly)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    first = sum("-train-" in name for name in world.specs)
+    world.tick(3600)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert sum("-train-" in name for name in world.specs) == first + 1
+    assert model.status.champion.slot == "2023-11-14T23:00:00Z"  # type: ignore[union-attr]
+    world.tick(10 * 3600)
+    run_until_settled(model, world)
+    assert sum("-train-" in name for name in world.specs) == first + 2
+
+
+def test_a_wiped_status_does_not_take_up_an_old_slot(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000 - 7200}
+    model = make(hourly)
+    run_until_settled(model, world)
+    before = list(world.created)
+    run_until_settled(with_status(model, RetrievalModelStatus()), world)
+    assert world.created == before
+
+
+def test_suspend_stops_a_training_and_resuming_goes_on_with_the_next_attempt(
+    make: Make, step: Call, condition: Call
+) -> None:
+    world = World()
+    model = make()
+    for _ in range(2):
+        plan = decide(model, world.observe(), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+    suspended = make({"spec.suspend": True}, status=model.status, generation=2)
+    model, plan = step(suspended, world)
+    assert [workload.reason for workload in world.workloads.values()] == ["Stopped"]
+    assert condition(plan.status, ConditionType.SUSPENDED)[0] == "True"
+    resumed = make(status=model.status, generation=3)
+    assert run_until_settled(resumed, world)[-1][1].status.phase == "Live"
+    assert sorted(name.split("-train-")[1] for name in world.specs if "-train-" in name) == ["1", "2"]
+
+
+def test_suspension_for_longer_than_the_progress_deadline_does_not_fail_the_candidate(
+    make: Make, step: Call, until: Call
+) -> None:
+    world = World()
+    model = until(make(), world, Step.EVALUATING)
+    suspended = make({"spec.suspend": True}, status=model.status, generation=2)
+    suspended, _ = step(suspended, world)
+    world.tick(10_000)
+    suspended, _ = step(suspended, world)
+    assert run_until_settled(make(status=suspended.status, generation=3), world)[-1][1].status.phase == "Live"
+
+
+def test_a_scheduled_training_goes_on_when_the_status_is_wiped_after_its_starting_deadline(make: Make) -> None:
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 0 * * *", "metadata.creationTimestamp": 1_700_000_000}
+    model = make(hourly)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    world.now += 24 * 3600
+    for _ in range(2):  # the slot is taken and its training runs
+        plan = decide(model, world.observe(), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+    running = [name for name, workload in world.workloads.items() if workload.state == "Running"]
+    world.now += 2 * 3600
+    plan = decide(with_status(model, RetrievalModelStatus()), world.observe(), world.now)
+    assert plan.status.candidate is not None
+    assert [workload.name for workload in world.workloads.values() if workload.state == "Running"] == running
+    assert not any(type(action).__name__ == "StopWorkload" for action in plan.actions)

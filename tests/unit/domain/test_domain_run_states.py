@@ -1,0 +1,76 @@
+"""MLflow's word for work without a report: for people, and true in the end whatever happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import Step
+from retrieval_operator.domain.plan import SetRunStatus
+from retrieval_operator.domain.simulate import Outcome, World, all_pass, run_until_settled, with_status
+from retrieval_operator.domain.workloads import WorkloadSpec
+
+Make = Callable[..., RetrievalModel]
+Call = Callable[..., Any]  # a fixture of conftest.py
+
+
+def statuses(world: World) -> dict[str, str]:
+    return {run.step: run.status for run in world.runs.values()}
+
+
+def test_runs_with_a_report_are_finished_and_nothing_is_left_running(make: Make) -> None:
+    world = World()
+    run_until_settled(make(), world)
+    assert set(statuses(world).values()) == {"Finished"}
+
+
+def test_the_run_of_a_training_that_failed_for_good_says_so(make: Make) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=1))
+    passes = run_until_settled(make(), world)
+    assert statuses(world) == {"train": "Failed"}
+    changes = [a for _, plan in passes for a in plan.actions if isinstance(a, SetRunStatus)]
+    assert len(changes) == 1, "not before the last attempt, and once"
+
+
+def test_the_run_of_work_that_is_no_longer_wanted_is_killed_and_stays_so(make: Make, until: Call) -> None:
+    world = World()
+    model = until(make(), world, Step.EVALUATING)
+    (evaluation,) = [run for run in world.runs.values() if run.step == "eval"]
+    edited = make({"spec.data.revision": "2"}, status=model.status, generation=2)
+    run_until_settled(edited, world)
+    assert world.runs[f"eval:{evaluation.key}"].report is None, "else this is about something else"
+    assert world.runs[f"eval:{evaluation.key}"].status == "Killed"
+
+
+def test_a_retry_takes_the_run_up_again_and_ends_it_as_finished(make: Make, step: Call) -> None:
+    fails = True
+
+    def outcome(workload: WorkloadSpec) -> Outcome:
+        return Outcome(exit_code=65) if fails else all_pass(workload)
+
+    world = World(outcomes=outcome)
+    status = run_until_settled(make(), world)[-1][1].status
+    fails = False
+    retried = make(status=status, annotations={"retrieval-operator.io/retry": "mended"})
+    model, plan = step(retried, world)
+    assert [a.status for a in plan.actions if isinstance(a, SetRunStatus)] == ["Running"]
+    run_until_settled(model, world)
+    assert set(statuses(world).values()) == {"Finished"}
+
+
+def test_a_suspended_training_goes_on_as_far_as_its_run_is_concerned(make: Make, until: Call) -> None:
+    world = World()
+    model = until(make(), world, Step.TRAINING)
+    model = make({"spec.suspend": True}, status=model.status, generation=2)
+    assert run_until_settled(model, world)[-1][1].status.candidate is not None
+    assert statuses(world) == {"train": "Running"}
+
+
+def test_nothing_is_said_while_the_registry_is_away(make: Make) -> None:
+    world = World(outcomes=lambda _: Outcome(exit_code=65))
+    status = run_until_settled(make(), world)[-1][1].status
+    world.runs = {key: run.__class__(**vars(run) | {"status": "Running"}) for key, run in world.runs.items()}
+    world.registry_is_up = False
+    passes = run_until_settled(with_status(make(), status), world)
+    assert not [a for _, plan in passes for a in plan.actions if isinstance(a, SetRunStatus)]
