@@ -46,6 +46,11 @@ format: environment ## Rewrite the code as ruff formats it
 .PHONY: check
 check: lint types test ## What CI runs
 
+.PHONY: crds
+crds: environment ## Write the CRD from the types into crds/ and the chart
+	$(RUN) -m retrieval_operator.api.crd > crds/retrievalmodels.retrieval-operator.io.yaml
+	$(RUN) -m retrieval_operator.api.crd --chart > charts/retrieval-operator/templates/crd.yaml
+
 .PHONY: golden
 golden: environment ## Rewrite the golden files; review the difference before you commit
 	$(RUN) -m pytest tests/unit --update-golden

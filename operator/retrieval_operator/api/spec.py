@@ -16,7 +16,6 @@ from retrieval_operator.api.pod import ObjectName, Pod, Quantity, Resources
 from retrieval_operator.api.types import Cron, DecimalString, Fraction, Image, Label, Manifest, Name, TimeZone, Uri
 
 Dimension = Annotated[int, Field(ge=8, le=8192)]
-Count = Annotated[int, Field(ge=1)]
 # A category's value is whatever the data hold, but one line: no control characters.
 Segment = Annotated[
     str,

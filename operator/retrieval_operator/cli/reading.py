@@ -30,9 +30,14 @@ from retrieval_operator.cli.shared import (
 from retrieval_operator.controller import Controller
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.workloads import WorkloadObserved
+from retrieval_operator.instance import holder
 from retrieval_operator.local_mode import LocalMode, now
 
 _TAIL_LINES = 20
+_NOBODY_WORKS = (
+    "no controller runs in this home, so the conditions are what the last one saw, and after `down` nothing serves; "
+    "start one: retrieval-operator local run"
+)
 
 
 @told
@@ -156,6 +161,7 @@ async def _describe(mode: LocalMode, name: str) -> views.Description:
         ],
         workloads=observed.workloads,
         log_tails={failed.name: log_tail(machine, model.key, failed.name)} if failed else {},
+        attention="" if holder(mode.home) else _NOBODY_WORKS,
     )
 
 

@@ -17,6 +17,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from retrieval_operator.adapters.local.home import make_directory
+from retrieval_operator.adapters.local.stacks import answers
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.cli import views
 from retrieval_operator.cli.exits import Exit, leave
@@ -107,6 +108,8 @@ def wait_for_objects(mode: LocalMode, keys: Sequence[str], until: Until, timeout
                 continue
             model = await mode.models.get(key)
             found = verdict(model, until) if model else Verdict(False, "was deleted")
+            if found is not None and not await _is_true_now(model, until, found):
+                found = None
             if model is not None:
                 reporter.step(model)
             if found is not None:
@@ -116,6 +119,13 @@ def wait_for_objects(mode: LocalMode, keys: Sequence[str], until: Until, timeout
 
     _wait(mode, look, timeout_s)
     return Exit.OK if all(found.reached for found in verdicts.values()) else Exit.NOT_REACHED
+
+
+async def _is_true_now(model: RetrievalModel | None, until: Until, found: Verdict) -> bool:
+    """Whether a promotion can be seen from outside: after `down` the status still tells of a champion that served."""
+    if model is None or model.status.champion is None or until is not Until.PROMOTED or not found.reached:
+        return True
+    return await answers(model.status.address, model.status.champion)
 
 
 def wait_for_deletion(mode: LocalMode, keys: Sequence[str], timeout_s: float) -> Exit:

@@ -34,7 +34,10 @@ class EventView:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """All that `describe` shows of one object. `log_tails`: the last lines of each failed workload's log."""
+    """All that `describe` shows of one object.
+
+    `log_tails`: the last lines of each failed workload's log. `attention`: why the status may tell of the past.
+    """
 
     model: RetrievalModel
     why: str = ""
@@ -42,6 +45,7 @@ class Description:
     events: Sequence[EventView] = ()
     workloads: Sequence[WorkloadObserved] = ()
     log_tails: Mapping[str, str] = field(default_factory=dict)
+    attention: str = ""
 
 
 def document(model: RetrievalModel) -> dict[str, Any]:
@@ -141,6 +145,7 @@ def describe_document(view: Description) -> dict[str, Any]:
     """The same for programs."""
     return {
         **document(view.model),
+        "attention": view.attention,
         "next": view.why,
         "page": view.page,
         "events": [vars(event) for event in view.events],
@@ -180,6 +185,7 @@ def _summary(view: Description, now: int) -> Iterator[RenderableType]:
     created = f"{clock_time(metadata.creation_timestamp)} ({since(metadata.creation_timestamp, now)} ago)"
     yield facts(
         [
+            ("Attention", view.attention),
             ("Message", message(view.model)),
             ("Next", view.why),
             ("Address", status.address),

@@ -103,7 +103,9 @@ def stopped_workloads(
     for workload in context.observed.workloads:
         wanted = f"{workload.step}-{workload.key}" in ours and not (suspended and workload.step == "train")
         wanted = wanted or (may_collect and workload.step is WorkloadStep.COLLECT)
-        if workload.state == "Running" and not wanted:
+        # Its report is complete, so it is about to end by itself: stopped now, it would look as if it had failed.
+        has_reported = context.registry.report(workload.step, workload.key) is not None
+        if workload.state == "Running" and not wanted and not has_reported:
             stops.append(StopWorkload(name=workload.name))
     return tuple(stops)
 

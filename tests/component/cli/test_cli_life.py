@@ -74,6 +74,14 @@ def test_a_whole_life_from_the_command_line(place_of_its_own, local, start_contr
     first = place.model().status.champion
     assert served_bundle(address) == first.bundle_id
 
+    # After `down` the status still tells of a champion: `describe` says so, and waiting ends only when it serves again.
+    assert local("down").returncode == 0
+    assert "no controller runs in this home" in local("describe", "feed").stdout
+    done = local("apply", "-f", place.manifest(day_1, "1"), "--wait", "--timeout", "3m")
+    assert done.returncode == 0, said(done)
+    assert place.model().status.champion == first
+    assert served_bundle(address) == first.bundle_id
+
     # A controller in the foreground; a second one is told who holds the home.
     controller = start_controller(place)
     eventually(lambda: is_held_by(place, controller.pid))

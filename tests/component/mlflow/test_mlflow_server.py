@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 
 import psutil
 import pytest
@@ -36,9 +37,18 @@ def running(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+def cut_while_it_made_its_database(home: LocalHome) -> None:
+    """What `down` in the middle of the very first start leaves behind: MLflow never starts on it again."""
+    home.root.joinpath("mlflow").mkdir(exist_ok=True)
+    with contextlib.closing(sqlite3.connect(home.root / "mlflow" / "mlflow.db")) as database, database:
+        database.execute("CREATE TABLE entity_associations (association_id TEXT)")
+
+
 async def test_the_life_of_a_server(home, model):
     """One story, because each start takes seconds."""
     first = new(home)
+    first.uri()
+    cut_while_it_made_its_database(home)
     await first.ensure()
     await first.wait_until_healthy()
     registry = MlflowRegistry({"default": Connection(uri=first.uri())})

@@ -1,8 +1,12 @@
 """A real `mlflow server` on the loopback interface, for an operator that runs on one machine.
 
     <home>/services/mlflow/     the process directory: log, record (processes.py)
-    <home>/mlflow/server.json   its port, the same for ever: people keep links, workloads keep its address
+    <home>/mlflow/server.json   its port, the same for ever: people keep links, workloads keep its address;
+                                and whether it ever answered
     <home>/mlflow/mlflow.db     SQLite; <home>/mlflow/artifacts/: reports, cards, plots
+
+Its first start makes the database in many steps, and one that was cut there never starts again ("table ... already
+exists"). So until it has answered once, an unfinished database is removed before each start: nobody has written to it.
 
 It is supervised like every other process: it outlives the control plane, is found again, and is started again by its
 wrapper when it dies. The control plane does not need it to run: without it, decisions that need the registry wait.
@@ -90,9 +94,16 @@ class MlflowServer:
 
     async def _answers(self, client: httpx.AsyncClient) -> bool:
         try:
-            return (await client.get(f"{self.uri()}/health")).status_code == httpx.codes.OK
+            healthy = (await client.get(f"{self.uri()}/health")).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+        if healthy and not self._has_answered():
+            write_json(self._port_file, {"port": self._port(), "answered": True})
+        return healthy
+
+    def _has_answered(self) -> bool:
+        """Whether its database is complete; homes from before this was recorded have one."""
+        return bool((read_json(self._port_file) or {}).get("answered", True))
 
     def _ensure(self) -> None:
         process = self.observe()
@@ -111,6 +122,10 @@ class MlflowServer:
                 "another port chosen (links to its pages change)"
             )
         make_directory(self._data)
+        if not self._has_answered():
+            for unfinished in self._data.glob("mlflow.db*"):
+                if unfinished.is_file():
+                    unfinished.unlink()
         self._supervisor.restart(self._directory, self._command(port))
 
     def _command(self, port: int) -> Command:
@@ -149,7 +164,8 @@ class MlflowServer:
             with self._home.locked("mlflow-port"):
                 recorded = read_json(self._port_file)
                 if recorded is None:
-                    recorded = {"port": self._wanted_port or loopback.choose(f"mlflow of {self._home.root}", ())}
+                    port = self._wanted_port or loopback.choose(f"mlflow of {self._home.root}", ())
+                    recorded = {"port": port, "answered": False}
                     write_json(self._port_file, recorded)
         return int(recorded["port"])
 

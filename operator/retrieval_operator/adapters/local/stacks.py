@@ -75,7 +75,7 @@ class LocalStacks:
         if self._repairs:
             await asyncio.to_thread(self._repair, model)
         wanted = {path.name: self._read(model, path) for path in self._home.stacks(model.key).glob("[!.]*")}
-        async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S, trust_env=False, verify=_NO_TLS) as client:
+        async with _client() as client:
             tasks = [
                 self._observe_stack(client, model, self._home.stack(model.key, stack), document)
                 for stack, document in sorted(wanted.items())
@@ -222,7 +222,7 @@ class LocalStacks:
         processes = [self._supervisor.observe(directory / f"replica-{index}") for index in range(len(ports))]
         ready = await asyncio.gather(
             *(
-                _is_ready(client, port, record)
+                _ready_port(client, port, record)
                 for port, process in zip(ports, processes, strict=True)
                 if process and process.state == "Running"
             )
@@ -265,15 +265,27 @@ def server_environment(name: str, record: StackRecord) -> dict[str, str]:
     return environment | ({"CONNECTION_AGE_SECONDS": str(age)} if age is not None else {})
 
 
-async def _is_ready(client: httpx.AsyncClient, port: int, record: StackRecord) -> int:
-    """The port, if the server there is ready and serves exactly this record's bundle and generation; else 0."""
-    base = f"http://{HOST}:{port}"
-    with suppress(httpx.HTTPError, ValueError):
-        ready = await client.get(f"{base}/v2/health/ready")
-        ids = (await client.get(f"{base}/v1/ids")).json() if ready.status_code == httpx.codes.OK else {}
-        found = (ids.get("bundle_id"), ids.get("generation_id") or "")
-        return port if found == (record.bundle_id, record.generation_id) else 0
-    return 0
+async def answers(address: str, record: StackRecord) -> bool:
+    """Whether who answers at this address is ready and serves exactly this record's bundle and generation."""
+    async with _client() as client:
+        return await _is_ready(client, address, record)
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=_PROBE_TIMEOUT_S, trust_env=False, verify=_NO_TLS)
+
+
+async def _ready_port(client: httpx.AsyncClient, port: int, record: StackRecord) -> int:
+    """The port if its server is ready, else 0."""
+    return port if await _is_ready(client, f"http://{HOST}:{port}", record) else 0
+
+
+async def _is_ready(client: httpx.AsyncClient, address: str, record: StackRecord) -> bool:
+    with suppress(httpx.HTTPError, httpx.InvalidURL, ValueError):
+        ready = await client.get(f"{address}/v2/health/ready")
+        ids = (await client.get(f"{address}/v1/ids")).json() if ready.status_code == httpx.codes.OK else {}
+        return (ids.get("bundle_id"), ids.get("generation_id") or "") == (record.bundle_id, record.generation_id)
+    return False
 
 
 def _has_given_up(process: ProcessObserved) -> bool:
