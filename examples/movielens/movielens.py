@@ -56,18 +56,28 @@ class Outcome:
         )
 
 
-def run(*command: str, expect: tuple[int, ...] = (0,)) -> None:
-    """Run one of our commands, shown as a user would type it."""
+@dataclass(frozen=True)
+class Minutes:
+    """How long it took from the manifest to the verdict, and the training alone of that."""
+
+    all: float
+    training: float
+
+
+def run(*command: str, expect: tuple[int, ...] = (0,), quiet: bool = False) -> str:
+    """Run one of our commands, shown as a user would type it. `quiet`: its output is returned, not shown."""
     console.print(f"\n[bold]$ {shlex.join(command)}[/bold]", soft_wrap=True)
     argv = [str(SCRIPTS / command[0]), *command[1:]]
-    done = subprocess.run(argv, env=os.environ | {"RETRIEVAL_OPERATOR_HOME": str(RUN / "home")}, check=False)
+    environment = os.environ | {"RETRIEVAL_OPERATOR_HOME": str(RUN / "home")}
+    done = subprocess.run(argv, env=environment, check=False, text=True, stdout=subprocess.PIPE if quiet else None)
     if done.returncode not in expect:
         console.print(f"[bold red]{command[0]} ended with {done.returncode}[/bold red]")
         raise typer.Exit(1)
+    return done.stdout or ""
 
 
-def local(*arguments: str, expect: tuple[int, ...] = (0,)) -> None:
-    run("retrieval-operator", "local", *arguments, expect=expect)
+def local(*arguments: str, expect: tuple[int, ...] = (0,), quiet: bool = False) -> str:
+    return run("retrieval-operator", "local", *arguments, expect=expect, quiet=quiet)
 
 
 def the_only(pattern: str) -> Path:
@@ -129,16 +139,18 @@ def measured_stack() -> tuple[Path, Path]:
     return the_only("revisions/*/bundle"), generation
 
 
-def apply(path: Path) -> float:
-    """Apply the manifest and wait for its verdict, which may be a refusal; returns the minutes it took."""
+def apply(path: Path) -> Minutes:
+    """Apply the manifest and wait for its verdict, which may be a refusal."""
     started = time.monotonic()
     try:
         local("apply", "-f", str(path), "--wait", "--timeout", str(APPLY_TIMEOUT_S), expect=(0, 1))
         minutes = (time.monotonic() - started) / 60
         local("describe", "movies")
+        workloads = json.loads(local("describe", "movies", "-o", "json", quiet=True))["workloads"]
     finally:
         local("down")
-    return minutes
+    trainings = [work["finished_at"] - work["started_at"] for work in workloads if work["step"] == "train"]
+    return Minutes(minutes, sum(trainings) / 60)
 
 
 def outcomes_of(manifest: dict[str, Any], seeds: list[int]) -> Iterator[Outcome]:
@@ -151,16 +163,16 @@ def outcomes_of(manifest: dict[str, Any], seeds: list[int]) -> Iterator[Outcome]
         yield Outcome(seed, evaluate(bundle, generation, untrained, manifest, directory / "report"))
 
 
-def report(manifest: dict[str, Any], minutes: float, outcomes: list[Outcome]) -> str:
+def report(manifest: dict[str, Any], minutes: Minutes, outcomes: list[Outcome]) -> str:
     """docs/movielens.md: every subject for the first seed, the paired differences to the baselines for all."""
     evaluation = outcomes[0].evaluation
     coverage = evaluation["coverage"]
     seeds = " ".join(str(outcome.seed) for outcome in outcomes)
-    command = f".venv/bin/python examples/movielens/movielens.py path/to/ml-latest-small --seeds '{seeds}' --write"
+    command = f"make movielens DATA=path/to/ml-latest-small SEEDS='{seeds}' WRITE=1"
     lines = [
         "# MovieLens latest-small",
         "",
-        f"Made by `{command}` (`make movielens DATA=...`: seed 0 alone). Real data; a toy base "
+        f"Made by `{command}`. Real data; a toy base "
         "(`preset:tiny`: 2 layers, 128 wide, trained from scratch on the titles) and a toy corpus.",
         "",
         "Split `perMember`: members of this data live in bursts of minutes, and a global split leaves too few of them. "
@@ -174,8 +186,8 @@ def report(manifest: dict[str, Any], minutes: float, outcomes: list[Outcome]) ->
         f"- members evaluated: {evaluation['members']['evaluated']}; held-out positives {coverage['testPositives']}, "
         f"of them on items absent from the index {coverage['absent']} (left out on both sides)",
         f"- training: {json.dumps(manifest['spec']['training']['hyperparameters'])}",
-        f"- {minutes:.1f} min from the manifest to the verdict (training, indexing, evaluation, rollout) on "
-        f"{os.cpu_count()} cores",
+        f"- seed {outcomes[0].seed}: training {minutes.training:.1f} min of the {minutes.all:.1f} min from manifest to "
+        f"verdict (indexing, evaluation and rollout are the rest), on {os.cpu_count()} cores",
         f"- correlation of popularity with cosine: {json.dumps(evaluation['popularityCorrelation'])}",
         "",
         f"## All subjects, seed {outcomes[0].seed}",
