@@ -21,8 +21,8 @@ movielens: environment ## The same on MovieLens: make movielens DATA=path/to/ml-
 	@$(RUN) examples/movielens/movielens.py "$(DATA)" $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(WRITE),--write)
 
 .PHONY: test
-test: environment ## All tests (about 15 minutes on 2 cores)
-	$(RUN) -m pytest $(ARGS)
+test: environment ## All tests that need no cluster (about 15 minutes on 2 cores)
+	$(RUN) -m pytest -m "not e2e" $(ARGS)
 
 .PHONY: unit
 unit: environment ## Only the tests that start no process and train nothing
@@ -45,6 +45,18 @@ format: environment ## Rewrite the code as ruff formats it
 
 .PHONY: check
 check: lint types test ## What CI runs
+
+.PHONY: cluster-up
+cluster-up: environment ## A real single-node Kubernetes with KServe and the training-operator (Linux, root; the first time builds it: half an hour)
+	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: environment ## Stop it and remove all it made but its logs
+	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster down
+
+.PHONY: e2e
+e2e: environment ## The tests on that Kubernetes; where there is none they say "not run" and why
+	$(RUN) -m pytest tests/e2e -m e2e -rs $(ARGS)
 
 .PHONY: crds
 crds: environment ## Write the CRD from the types into crds/ and the chart

@@ -1,6 +1,7 @@
-"""A real API server (etcd and kube-apiserver) on this machine, for tests of what only it can say.
+"""Kubernetes for tests: a real API server alone (`api_server`), or a whole single-node cluster (`cluster`).
 
-RETRIEVAL_CLUSTER_BIN names the directory with both binaries; without it these tests are not run, and say so.
+RETRIEVAL_CLUSTER_BIN names the directory with etcd and kube-apiserver; without it tests of `api_server` are not run,
+and say so. RETRIEVAL_E2E_KUBECONFIG names a cluster to use as it is; without it `cluster` is native_cluster's.
 """
 
 from __future__ import annotations
@@ -9,27 +10,95 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from native_cluster import leftovers
+from native_cluster.binaries import Binaries
+from native_cluster.cli import NOT_RUN
+from native_cluster.layout import Layout, default_cache, default_state
+from native_cluster.versions import BUSYBOX_IMAGE
 
+E2E = Path(__file__).parent
+KUBECONFIG = "RETRIEVAL_E2E_KUBECONFIG"
 BINARIES = "RETRIEVAL_CLUSTER_BIN"
 START_TIMEOUT_S = 120  # seen: 7 s on two idle cores; builds beside it take most of them
 STOP_TIMEOUT_S = 30
 TOKEN = "of-a-test-server-on-loopback"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunningCluster:
+    """`busybox` is an image its nodes can run; `binaries` has a kubectl of its version, None: the one in PATH."""
+
+    kubeconfig: Path
+    busybox: str
+    binaries: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of programs that are to work with this cluster."""
+        path = os.pathsep.join(filter(None, [str(self.binaries or ""), os.environ.get("PATH", "")]))
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RunningCluster]:
+    """A cluster with both controllers. A native one that runs already is used and left; else it ends with the tests.
+
+    A native one is not run where its programs are not built yet (`make cluster-up` builds them): half an hour of
+    compiling is not what somebody who runs tests expects.
+    """
+    if named := os.environ.get(KUBECONFIG):
+        yield RunningCluster(kubeconfig=Path(named), busybox="busybox:1.37")
+        return
+    layout = Layout(default_state())
+    runs_already = run_native("status").returncode == 0
+    before = leftovers.snapshot(layout)
+    started = run_native("up", "--no-prepare")
+    if started.returncode == NOT_RUN:
+        pytest.skip(started.stderr.strip())
+    if started.returncode:
+        pytest.fail(f"the cluster does not start:\n{started.stdout}{started.stderr}", pytrace=False)
+    yield RunningCluster(
+        kubeconfig=layout.kubeconfig, busybox=BUSYBOX_IMAGE, binaries=Binaries(default_cache()).directory
+    )
+    if runs_already:
+        return
+    stopped = run_native("down")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert not leftovers.differences(before, leftovers.snapshot(layout))
+
+
+def run_native(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m native_cluster`; every wait in it has a time-out of its own."""
+    command = [sys.executable, "-m", "native_cluster", *arguments]
+    return subprocess.run(command, cwd=E2E, capture_output=True, text=True, timeout=1800, check=False)
+
+
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The path of a kubeconfig with all rights. Logs of both processes stay beside it."""
+    yield from _api_server(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def own_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same, of a server that no other module uses: for tests that install or remove definitions."""
+    yield from _api_server(tmp_path_factory)
+
+
+def _api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = os.environ.get(BINARIES)
     if not directory:
         pytest.skip(f"not run: {BINARIES} does not say where etcd and kube-apiserver are")

@@ -1,0 +1,3 @@
+module native-cluster/pause
+
+go 1.21
