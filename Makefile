@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 
 .PHONY: help
 help: ## Show the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: environment
 environment: ## Create or reuse the Python environment (outside the clone, keyed by the dependency lists)
@@ -62,6 +62,22 @@ e2e: environment ## The tests on that Kubernetes; where there is none they say "
 crds: environment ## Write the CRD from the types into crds/ and the chart
 	$(RUN) -m retrieval_operator.api.crd > crds/retrievalmodels.retrieval-operator.io.yaml
 	$(RUN) -m retrieval_operator.api.crd --chart > charts/retrieval-operator/templates/crd.yaml
+	$(RUN) -m retrieval_operator.adapters.kubernetes.permissions > charts/retrieval-operator/files/permissions.yaml
+
+ENGINE ?= docker
+BASE_IMAGE ?= python:3.11-slim
+IMAGE_PREFIX ?=
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILD = $(ENGINE) build --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION=$(shell git rev-parse HEAD)
+CORE_IMAGE = $(IMAGE_PREFIX)retrieval-core:$(IMAGE_TAG)
+
+.PHONY: images
+images: ## Build the images: make images [ENGINE=docker|buildah] [BASE_IMAGE=...] [IMAGE_PREFIX=...] [IMAGE_TAG=...]
+	$(BUILD) -f core/Dockerfile --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(CORE_IMAGE) .
+	$(BUILD) -f trainer/Dockerfile --build-arg BASE_IMAGE=$(CORE_IMAGE) -t $(IMAGE_PREFIX)retrieval-trainer:$(IMAGE_TAG) .
+	$(BUILD) -f indexer/Dockerfile --build-arg BASE_IMAGE=$(CORE_IMAGE) -t $(IMAGE_PREFIX)retrieval-indexer:$(IMAGE_TAG) .
+	$(BUILD) -f encoder_server/Dockerfile --build-arg BASE_IMAGE=$(CORE_IMAGE) -t $(IMAGE_PREFIX)retrieval-encoder-server:$(IMAGE_TAG) .
+	$(BUILD) -f operator/Dockerfile --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(IMAGE_PREFIX)retrieval-operator:$(IMAGE_TAG) .
 
 .PHONY: golden
 golden: environment ## Rewrite the golden files; review the difference before you commit

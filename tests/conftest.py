@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+Helm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,3 +32,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"differs from {path}; if that is intended, run pytest --update-golden"
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """Runs helm, from RETRIEVAL_CLUSTER_BIN or the PATH; keywords are subprocess.run's."""
+    places = os.pathsep.join([os.environ.get("RETRIEVAL_CLUSTER_BIN", ""), os.environ["PATH"]])
+    program = shutil.which("helm", path=places)
+    if program is None:
+        pytest.skip("not run: there is no helm on the PATH")
+
+    def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        command = [program, *arguments]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **settings)  # type: ignore[call-overload, no-any-return]
+
+    return run

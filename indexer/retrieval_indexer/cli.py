@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from retrieval_core.errors import BadArguments
 from retrieval_core.exits import exit_with_reason
 from retrieval_core.generation import Manifest
 from retrieval_core.generation.manifest import MANIFEST
@@ -17,6 +19,9 @@ from retrieval_indexer.build import DEFAULT_SERVED_K, BuildRequest, IndexBuild
 from retrieval_indexer.console import console, progress_bars, start_logging, titled
 from retrieval_indexer.corpus import Shard
 from retrieval_indexer.factory import AUTO
+
+# Which of the pods of an Indexed Job this is, counted from 0; Kubernetes sets it.
+COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 
 app = typer.Typer(
     help="Encode a corpus with a bundle and build its search index.",
@@ -116,7 +121,15 @@ def build(request: BuildRequest) -> None:
 @exit_with_reason()
 def encode(
     *,
-    shard: Annotated[str, typer.Option(help="i/N, counted from 0.", show_default=False)],
+    shard: Annotated[str | None, typer.Option(help="Only this one: i/N, counted from 0.", show_default=False)] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Of so many shards the one that {COMPLETION_INDEX} names (Kubernetes sets it in an Indexed Job); "
+            "without that variable all of them, one after the other.",
+            show_default=False,
+        ),
+    ] = None,
     bundle: BundleOption,
     dataset: DatasetOption,
     kind: KindOption,
@@ -126,9 +139,12 @@ def encode(
     previous: PreviousOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Encode one shard, for example as one pod of an Indexed Job. `merge` makes the generation out of all of them."""
+    """Encode one shard, for example as one pod of an Indexed Job, or all. What is finished is not encoded again.
+
+    `merge` makes the generation out of all shards; so does `build`, which encodes what is missing.
+    """
     start_logging()
-    part = Shard.parse(shard)
+    parts = chosen_shards(shard, shards)
     request = BuildRequest(
         bundle=bundle,
         dataset=dataset,
@@ -137,12 +153,29 @@ def encode(
         as_of=as_of,
         expected_bundle_id=expected_bundle_id,
         previous=previous,
-        shards=part.of,
+        shards=parts[0].of,
         device=device,
     )
     task = IndexBuild(request)
     with progress_bars() as bars:
-        task.encode(part, bars(f"encoding shard {shard}", len(task.corpus.rows(part))))
+        for part in parts:
+            task.encode(part, bars(f"encoding shard {part.number}/{part.of}", len(task.corpus.rows(part))))
+
+
+def chosen_shards(shard: str | None, shards: int | None) -> list[Shard]:
+    """What to encode by `--shard`, `--shards` and the environment. Raises BadArguments when they contradict."""
+    if (shard is None) == (shards is None):
+        raise BadArguments(f"found {'neither' if shard is None else 'both'}, expected one of --shard and --shards")
+    if shards is None:
+        return [Shard.parse(shard or "")]
+    if shards < 1:
+        raise BadArguments(f"--shards is {shards}, expected at least 1")
+    index = os.environ.get(COMPLETION_INDEX)
+    if index is None:
+        return [Shard(number, shards) for number in range(shards)]
+    if not (index.isdecimal() and int(index) < shards):
+        raise BadArguments(f"{COMPLETION_INDEX} is {index!r}, expected a number below --shards {shards}")
+    return [Shard(int(index), shards)]
 
 
 @app.command(

@@ -42,8 +42,12 @@ CALLS: Mapping[type[Action], Call] = {
     plan.StartWorkload: lambda ports, model, action, _: ports.workloads.start(model, action.workload),
     plan.StopWorkload: lambda ports, model, action, _: ports.workloads.stop(model, action.name),
     plan.DeleteWorkload: lambda ports, model, action, _: ports.workloads.delete(model, action.name),
-    plan.CreateStack: lambda ports, model, action, _: ports.stacks.create(model, action.record, action.replicas),
-    plan.ScaleStack: lambda ports, model, action, _: ports.stacks.scale(model, action.stack, action.replicas),
+    plan.CreateStack: lambda ports, model, action, _: ports.stacks.create(
+        model, action.record, action.replicas, action.max_replicas
+    ),
+    plan.ScaleStack: lambda ports, model, action, _: ports.stacks.scale(
+        model, action.stack, action.replicas, action.max_replicas
+    ),
     plan.DeleteStack: lambda ports, model, action, _: ports.stacks.delete(model, action.stack),
     plan.SwitchTraffic: lambda ports, model, action, now: ports.traffic.switch(
         model, action.record, action.observed_version, now

@@ -74,15 +74,19 @@ class Workloads(Protocol):
 
 
 class Stacks(Protocol):
-    """Servers, one group per stack, immutable but for their number."""
+    """Servers, one group per stack, immutable but for their number.
+
+    That is `replicas`; with an autoscaler (`max_replicas` > 0) at least `replicas` and at most `max_replicas`. Where
+    there is no autoscaler, `max_replicas` is ignored.
+    """
 
     async def observe(self, model: RetrievalModel) -> Mapping[str, StackObserved]:
         """Every stack of this object by its id. Raises Rejected when what is recorded about one cannot be read."""
 
-    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int) -> None:
+    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int, max_replicas: int = 0) -> None:
         """Start the stack once: a second call with the same stack id does nothing but repair what died."""
 
-    async def scale(self, model: RetrievalModel, stack: str, replicas: int) -> None:
+    async def scale(self, model: RetrievalModel, stack: str, replicas: int, max_replicas: int = 0) -> None:
         """More or fewer servers of a stack. Raises Stale for an unknown one."""
 
     async def delete(self, model: RetrievalModel, stack: str) -> None:

@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.settings import LogFormat, LogLevel
@@ -28,6 +30,8 @@ SECONDS = Histogram(
     # From a settled local pass (some ms) to a pass that waits for an unreachable registry (tens of seconds).
     buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
 )
+
+LEADER = Gauge("retrieval_operator_leader", "1 while this process holds the Lease and acts, else 0.")
 
 # Some weeks of a busy home. A gut feeling.
 LOG_MAX_BYTES = 10 * 2**20
@@ -91,6 +95,46 @@ def _write(record: PassRecord, seconds: float) -> None:
         log.debug("nothing to do", **details)
 
 
+# (namespace, name, status as of RetrievalModelStatus) of every object.
+Statuses = Callable[[], Iterable[tuple[str, str, RetrievalModelStatus]]]
+
+
+class ChampionAges(Collector):
+    """How old what serves is, computed when somebody asks. An object without a champion has no ages.
+
+    Data: since the newest interaction its index knows. Index: since it was first promoted with this index; a rollback
+    does not make it young again.
+    """
+
+    def __init__(self, statuses: Statuses, clock: Callable[[], int]) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._statuses = statuses
+        self._clock = clock
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ("namespace", "name")
+        data = GaugeMetricFamily(
+            "retrieval_operator_champion_data_age_seconds", "Since the newest interaction in the index.", labels=labels
+        )
+        index = GaugeMetricFamily(
+            "retrieval_operator_champion_index_age_seconds", "Since the index was first promoted.", labels=labels
+        )
+        now = self._clock()
+        for namespace, name, status in self._statuses():
+            champion = status.champion
+            if champion is None:
+                continue
+            if champion.as_of is not None:
+                data.add_metric((namespace, name), now - champion.as_of)
+            promotions = [
+                entry.at
+                for entry in status.history
+                if entry.outcome == "Promoted" and entry.record and entry.record.generation_id == champion.generation_id
+            ]
+            index.add_metric((namespace, name), now - min([champion.promoted_at, *promotions]))
+        return (data, index)
+
+
 class RotatingLog(io.TextIOBase):
     """A log file of bounded size: full, it becomes `<path>.1` (one older is kept). A disk that is full loses lines."""
 
@@ -139,3 +183,24 @@ def configure_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | R
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),  # it only writes and flushes
         cache_logger_on_first_use=False,
     )
+
+
+def configure_foreign_logging(stream: TextIO | None = None) -> None:
+    """Send warnings of libraries (kopf, aiohttp) through logging as JSON lines like ours."""
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)

@@ -44,7 +44,7 @@ class WorkQueue:
         self._rng = rng or random.Random()
         self._due: asyncio.Queue[str | None] = asyncio.Queue()  # None: stopped
         self._waiting: set[str] = set()  # keys that are due, or become so when their worker is done
-        self._processing: set[str] = set()
+        self._processing: dict[str, float] = {}  # since when, by the loop's clock
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._failures: dict[str, int] = {}
         self._stopped = False
@@ -95,7 +95,7 @@ class WorkQueue:
             self._due.put_nowait(None)  # for the next worker that waits
             raise QueueStopped
         self._waiting.discard(key)
-        self._processing.add(key)
+        self._processing[key] = asyncio.get_running_loop().time()
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
@@ -103,9 +103,14 @@ class WorkQueue:
 
     def done(self, key: str) -> None:
         """The worker is finished with the key; it is due again if it was added meanwhile."""
-        self._processing.remove(key)
+        del self._processing[key]
         if key in self._waiting:
             self._due.put_nowait(key)
+
+    def longest_processing_s(self) -> float:
+        """For how many seconds the key that is longest with its worker has been there; 0 when none is."""
+        now = asyncio.get_running_loop().time()
+        return max((now - since for since in self._processing.values()), default=0.0)
 
     def stop(self) -> None:
         """Hand out no more keys and wake every waiting worker. Passes under way end by themselves."""

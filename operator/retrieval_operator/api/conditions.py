@@ -79,6 +79,7 @@ class Reason(StrEnum):
     FILES_COLLECTED = "FilesCollected"
     REMOVAL_FAILED = "RemovalFailed"
     IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
+    INVALID_SPEC = "InvalidSpec"  # an older or wider definition let in what this operator cannot read
     DELETING = "Deleting"
 
 

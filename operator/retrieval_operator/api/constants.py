@@ -17,6 +17,15 @@ ROLLBACK_ANNOTATION = f"{GROUP}/rollback"  # <status.champion.token>:<stack to r
 RETRY_ANNOTATION = f"{GROUP}/retry"  # any new text: the failed candidate gets fresh attempts
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"  # a counter: part of the revision, so each new value is one new training
 
+# On every child of an object in a cluster. What is too long or too odd for a label value is an annotation.
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "retrieval-operator"
+LABEL_NAME = f"{GROUP}/name"  # of the object
+LABEL_STEP = f"{GROUP}/step"
+LABEL_KEY = f"{GROUP}/key"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_STACK = f"{GROUP}/stack"
+
 # Only under deletionPolicy Delete; taken off when the files are removed, or when the policy is Retain again.
 FINALIZER = f"{GROUP}/delete-artifacts"
 

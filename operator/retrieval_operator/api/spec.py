@@ -267,6 +267,11 @@ class Replicas(Manifest):
             raise ValueError(f"max: found {self.max}, expected at least min ({self.min})")
         return self
 
+    @property
+    def most(self) -> int:
+        """The most servers that an autoscaler may choose; 0: there is none, always exactly `min`."""
+        return self.max if self.max is not None and self.max > self.min else 0
+
 
 class Serving(Manifest):
     """The servers of a stack."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from retrieval_operator.cli import reading, running, writing
+from retrieval_operator.cli import kubernetes_commands, kubernetes_running, reading, running, writing
 from retrieval_operator.cli.exits import EPILOG
 
 app = typer.Typer(
@@ -20,6 +20,14 @@ local = typer.Typer(
     epilog=EPILOG,
 )
 app.add_typer(local, name="local")
+kubernetes = typer.Typer(
+    help="The control plane in a cluster: what its pods run.",
+    no_args_is_help=True,
+    epilog=EPILOG,
+)
+app.add_typer(kubernetes, name="kubernetes")
+kubernetes.command(epilog=EPILOG)(kubernetes_running.run)
+kubernetes.command(epilog=EPILOG)(kubernetes_commands.release_finalizers)
 
 for command in (
     writing.apply,

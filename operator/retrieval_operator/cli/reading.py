@@ -29,7 +29,7 @@ from retrieval_operator.cli.shared import (
 )
 from retrieval_operator.controller import Controller
 from retrieval_operator.domain.decide import decide
-from retrieval_operator.domain.workloads import WorkloadObserved
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 from retrieval_operator.instance import holder
 from retrieval_operator.local_mode import LocalMode, now
 
@@ -140,8 +140,12 @@ def log_tail(machine: LocalMachine, key: str, workload: str, lines: int = _TAIL_
 
 
 def last_failed(workloads: Sequence[WorkloadObserved]) -> WorkloadObserved | None:
-    """The failure people want to see: the newest attempt of all, if it is one that failed by itself."""
-    newest = max(workloads, key=lambda workload: (workload.started_at, workload.attempt), default=None)
+    """The failure people want to see: the newest attempt of all, if it is one that failed by itself.
+
+    Once a candidate has ended, files that nobody needs may be removed: that goes on beside it.
+    """
+    attempts = [work for work in workloads if work.step is not WorkloadStep.COLLECT or work.state == "Failed"]
+    newest = max(attempts, key=lambda workload: (workload.started_at, workload.attempt), default=None)
     return newest if newest and newest.state == "Failed" and newest.reason != "Stopped" else None
 
 

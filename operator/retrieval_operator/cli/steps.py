@@ -22,8 +22,8 @@ _SENTENCES: Mapping[type[Action], Callable[[Any], str]] = {
     plans.StartWorkload: lambda a: f"start {a.workload.program} as {a.workload.name}",
     plans.StopWorkload: lambda a: f"stop {a.name}",
     plans.DeleteWorkload: lambda a: f"remove the record and log of {a.name}",
-    plans.CreateStack: lambda a: f"start stack {a.record.stack}, replicas {a.replicas}",
-    plans.ScaleStack: lambda a: f"scale stack {a.stack} to {a.replicas}",
+    plans.CreateStack: lambda a: f"start stack {a.record.stack}, replicas {_replicas(a)}",
+    plans.ScaleStack: lambda a: f"scale stack {a.stack} to {_replicas(a)}",
     plans.DeleteStack: lambda a: f"drain and remove stack {a.stack}",
     plans.SwitchTraffic: lambda a: f"switch new connections to stack {a.record.stack}",
     plans.StopTraffic: lambda _: "close the address",
@@ -32,6 +32,11 @@ _SENTENCES: Mapping[type[Action], Callable[[Any], str]] = {
 }
 # Records and notices follow from what is shown; listing them would hide it.
 _MINOR = (plans.EmitEvent, plans.TagRun, plans.SetRunStatus, plans.DescribeVersion, plans.EnsureRun)
+
+
+def _replicas(action: plans.CreateStack | plans.ScaleStack) -> str:
+    """`2`, and with an autoscaler `2-5`."""
+    return f"{action.replicas}-{action.max_replicas}" if action.max_replicas else str(action.replicas)
 
 
 def sentence(action: Action) -> str:

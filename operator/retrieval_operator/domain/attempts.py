@@ -53,15 +53,11 @@ class GivenUp:
 def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: int) -> Pending | GivenUp:
     """What to do about a piece of work whose report is not there; at most `limit` failed attempts."""
     slot = f"{wanted.step}-{wanted.key}"
-    ignored = candidate.ignored_attempts.get(slot, 0)
-    seen = [
-        workload
-        for workload in context.observed.workloads
-        if workload.step == wanted.step and workload.key == wanted.key and workload.attempt > ignored
-    ]
+    seen = attempts_at(context, candidate, wanted)
     latest = max(seen, key=lambda workload: workload.attempt, default=None)
     if latest is None:
-        return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), ignored + 1))
+        first = candidate.ignored_attempts.get(slot, 0) + 1
+        return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), first))
     if latest.state == "Running":
         return Pending(_knowing(candidate, slot, latest.attempt), message=f"{latest.name} is running")
     ended_at = min(latest.finished_at, context.now)  # a clock that was ahead must not hold up what comes
@@ -75,6 +71,16 @@ def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: 
     if context.now < next_at:
         return Pending(candidate, message=f"{how_it_ended(latest)}; another attempt follows", next_at=next_at)
     return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), latest.attempt + 1))
+
+
+def attempts_at(context: Context, candidate: Candidate, wanted: WorkloadSpec) -> list[WorkloadObserved]:
+    """The attempts at a piece of work that are seen and that count: a person's retry leaves out those before it."""
+    ignored = candidate.ignored_attempts.get(f"{wanted.step}-{wanted.key}", 0)
+    return [
+        workload
+        for workload in context.observed.workloads
+        if workload.step == wanted.step and workload.key == wanted.key and workload.attempt > ignored
+    ]
 
 
 def _start(context: Context, candidate: Candidate, wanted: WorkloadSpec, attempt: int) -> Pending:

@@ -118,7 +118,7 @@ def _noted(context: Context, registry: RegistryObserved) -> tuple[Action, ...]:
 
 def _note(context: Context, run: RunObserved, removal: WorkloadObserved) -> list[Action]:
     """Nothing for work that was started since: it has made its files anew."""
-    attempts = [work for work in _of_key(context, run.key) if work.step == run.step]
+    attempts = [work for work in context.observed.workloads if work.is_part_of(run.step, run.key)]
     if any(not _is_over(work, removal) for work in attempts):
         return []
     tags = {TAG_REPORT: ""} if run.report is not None else {}
@@ -137,7 +137,7 @@ def _made_again(context: Context, registry: RegistryObserved) -> tuple[Action, .
     actions: list[Action] = []
     for run in registry.runs.values():
         if run.tags.get(TAG_COLLECTED) and not _removals(context, run.key):
-            started = any(work.step == run.step for work in _of_key(context, run.key))
+            started = any(work.is_part_of(run.step, run.key) for work in context.observed.workloads)
             if run.report is not None or started:
                 actions.append(TagRun(run_id=run.run_id, tags={TAG_COLLECTED: ""}))
     return tuple(actions)

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.spec import Evaluation, Index, Training
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.identity import digest
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
@@ -32,6 +33,27 @@ def generation_uri(model: RetrievalModel, key: str) -> str:
 
 def workload_name(model: RetrievalModel, step: WorkloadStep, key: str, attempt: int) -> str:
     return f"{model.metadata.name}-{key}-{step}-{attempt}"
+
+
+def section_name(step: WorkloadStep) -> Literal["training", "evaluation", "index"]:
+    """The manifest's section that shapes the step's pods: where and how large they are."""
+    match step:
+        case WorkloadStep.TRAIN:
+            return "training"
+        case WorkloadStep.EVALUATE | WorkloadStep.VERIFY:
+            return "evaluation"
+        case _:
+            return "index"
+
+
+def section(model: RetrievalModel, step: WorkloadStep) -> Training | Evaluation | Index:
+    match section_name(step):
+        case "training":
+            return model.spec.training
+        case "evaluation":
+            return model.spec.evaluation
+        case "index":
+            return model.spec.index
 
 
 def train(model: RetrievalModel, *, revision: str, data_uri: str) -> WorkloadSpec:
@@ -85,20 +107,51 @@ def index(
     Members and the latency target are for serving: an evaluation scores the stored vectors, and asks no index.
     """
     spec = model.spec
-    kind = "serving" if step is WorkloadStep.INDEX_SERVING else "evaluation"
-    arguments = ["build", "--bundle", bundle, "--expected-bundle-id", bundle_id, "--dataset", data_uri]
-    arguments += ["--kind", kind, "--out", generation_uri(model, key), "--factory", spec.index.factory]
-    arguments += ["--served-k", str(spec.index.served_k or DEFAULT_SERVED_K), "--shards", str(spec.index.encode_shards)]
+    inputs = _index_inputs(model, step, key=key, bundle_id=bundle_id, bundle=bundle, data_uri=data_uri)
+    arguments = ["build", *inputs, "--factory", spec.index.factory]
+    arguments += ["--served-k", str(spec.index.served_k or DEFAULT_SERVED_K)]
     if spec.model.served_dimension is not None:
         arguments += ["--served-dimension", str(spec.model.served_dimension)]
     if previous:
         arguments += ["--previous", previous]
-    if kind == "serving":
+    if step is WorkloadStep.INDEX_SERVING:
         if spec.index.latency_target_ms is not None:
             arguments += ["--latency-target-ms", str(spec.index.latency_target_ms)]
         if spec.index.members:
             arguments += ["--members"]
     return _spec(model, step, key, "retrieval-index", tuple(arguments))
+
+
+def encode(
+    model: RetrievalModel,
+    step: WorkloadStep,
+    *,
+    key: str,
+    bundle_id: str,
+    bundle: str,
+    data_uri: str,
+    previous: str = "",
+) -> WorkloadSpec | None:
+    """The encoding of the same generation's shards, side by side; None when there is one, which the build encodes.
+
+    The build that follows finds the shards and encodes none; what is missing all the same (files that somebody removed,
+    another number of shards by now) it makes itself. `retrieval-index merge` would refuse, and that would be final.
+    """
+    shards = model.spec.index.encode_shards
+    if shards == 1:
+        return None
+    inputs = _index_inputs(model, step, key=key, bundle_id=bundle_id, bundle=bundle, data_uri=data_uri)
+    arguments = ("encode", *inputs, *(("--previous", previous) if previous else ()))
+    return replace(_spec(model, WorkloadStep.ENCODE, key, "retrieval-index", arguments), shards=shards)
+
+
+def _index_inputs(
+    model: RetrievalModel, step: WorkloadStep, *, key: str, bundle_id: str, bundle: str, data_uri: str
+) -> tuple[str, ...]:
+    """What decides the vectors of a generation, and how they are divided."""
+    kind = "serving" if step is WorkloadStep.INDEX_SERVING else "evaluation"
+    inputs = ("--bundle", bundle, "--expected-bundle-id", bundle_id, "--dataset", data_uri, "--kind", kind)
+    return (*inputs, "--out", generation_uri(model, key), "--shards", str(model.spec.index.encode_shards))
 
 
 def evaluate(

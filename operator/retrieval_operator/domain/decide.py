@@ -278,6 +278,7 @@ def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...
     return (
         *finalizer(context),  # before anything is made that it is there for
         *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
+        *upkeep.former_upkeep(context),
         *done.actions,
         *upkeep.stopped_workloads(context, done.candidate, suspended=context.spec.suspend, may_collect=done.is_quiet),
         *upkeep.collected_stacks(context, done.candidate, done.history),
@@ -313,7 +314,9 @@ def _requeue(context: Context, done: _Pass, others: Sequence[int]) -> float | No
             moments.append(next_slot_at(expression, spec.data.time_zone, now))
     if champion is not None:
         connections_end = context.observed.traffic.switched_at + spec.serving.connection_age_seconds
-        moments += [moment for moment in (champion.baking_until, connections_end) if moment > now]
+        ends = [champion.baking_until, connections_end]
+        ends += [upkeep.autoscaler_settles_at(champion)] if spec.serving.replicas.most else []
+        moments += [moment for moment in ends if moment > now]
         if not _champion_is_ready(context):
             moments.append(now + 5)
     return max(1.0, min(moments) - now) if moments else None

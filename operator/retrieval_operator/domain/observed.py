@@ -15,8 +15,11 @@ class StackObserved:
     """A stack that exists (an InferenceService, or a local server).
 
     Ready means that `ready_replicas` servers of this very stack run, started with its EXPECTED ids and matching them.
-    `address` reaches this stack directly, before any traffic does. `failed` holds a sentence when it cannot become
-    ready by itself (it exits, its image is missing); "" while it may.
+    `replicas` servers were asked for: exactly so many, or with an autoscaler (`max_replicas` > 0) at least so many and
+    at most `max_replicas`. `address` reaches this stack directly, before any traffic does. `failed` holds a sentence
+    when it cannot become ready by itself (it exits, its image is missing); "" while it may. `waits_for` says in a
+    sentence what servers that are not ready lack, "" when that is not known. `complete` False: only a part of it is
+    there, since its creation or removal was cut; `create` adds what is missing.
     """
 
     record: StackRecord
@@ -25,6 +28,9 @@ class StackObserved:
     address: str
     created_at: int
     failed: str = ""
+    max_replicas: int = 0
+    waits_for: str = ""
+    complete: bool = True
 
     @property
     def is_ready(self) -> bool:

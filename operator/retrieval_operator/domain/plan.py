@@ -87,14 +87,20 @@ class DeleteWorkload:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateStack:
+    """Exactly `replicas` servers; with an autoscaler (`max_replicas` > 0) at least so many, and at most that."""
+
     record: StackRecord
     replicas: int
+    max_replicas: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleStack:
+    """As of CreateStack."""
+
     stack: str
     replicas: int
+    max_replicas: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

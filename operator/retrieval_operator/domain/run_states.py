@@ -26,9 +26,10 @@ def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, .
 
 
 def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:
-    slot = f"{run.step}-{run.key}"
     latest = _latest(context, run)
-    if (candidate is not None and slot in candidate.attempts) or (latest is not None and latest.state == "Running"):
+    slots = {f"{run.step}-{run.key}"} | ({f"{latest.step}-{latest.key}"} if latest is not None else set())
+    is_wanted = candidate is not None and slots & candidate.attempts.keys()
+    if is_wanted or (latest is not None and latest.state == "Running"):
         return "Running"
     if run.status != "Running":
         return run.status  # how it ended stays said, also when the attempt's record is collected
@@ -38,5 +39,5 @@ def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> 
 
 
 def _latest(context: Context, run: RunObserved) -> WorkloadObserved | None:
-    attempts = [work for work in context.observed.workloads if (work.step, work.key) == (run.step, run.key)]
-    return max(attempts, key=lambda work: work.attempt, default=None)
+    attempts = [work for work in context.observed.workloads if work.is_part_of(run.step, run.key)]
+    return max(attempts, key=lambda work: (work.started_at, work.step == run.step, work.attempt), default=None)

@@ -176,7 +176,8 @@ class World:
             case CreateStack():
                 self._create_stack(action)
             case ScaleStack():
-                self.stacks[action.stack] = replace(self.stacks[action.stack], replicas=action.replicas)
+                scaled = replace(self.stacks[action.stack], replicas=action.replicas, max_replicas=action.max_replicas)
+                self.stacks[action.stack] = scaled
             case DeleteStack():
                 if self.traffic.live is None or self.traffic.live.stack != action.stack:
                     self.stacks.pop(action.stack, None)
@@ -237,13 +238,16 @@ class World:
             self.workloads[name] = replace(workload, state="Failed", reason="Stopped", finished_at=self.now)
 
     def _create_stack(self, action: CreateStack) -> None:
-        if action.record.stack in self.stacks:
+        existing = self.stacks.get(action.record.stack)
+        if existing is not None:
+            self.stacks[action.record.stack] = replace(existing, complete=True)
             return
         self.created.append(f"stack {action.record.stack}")
         self.stacks[action.record.stack] = StackObserved(
             record=action.record,
             ready_replicas=0,
             replicas=action.replicas,
+            max_replicas=action.max_replicas,
             address=f"http://{action.record.stack}",
             created_at=self.now,
         )

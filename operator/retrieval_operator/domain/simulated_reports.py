@@ -57,7 +57,7 @@ def passing_report(workload: WorkloadSpec, known: Known = NOTHING_YET) -> dict[s
     """The report a successful attempt makes; empty for a step that makes none."""
     arguments = dict(zip(workload.arguments, workload.arguments[1:], strict=False))
     match workload.step:
-        case WorkloadStep.COLLECT:
+        case WorkloadStep.COLLECT | WorkloadStep.ENCODE:
             return {}
         case WorkloadStep.TRAIN:
             return {"formatVersion": 1, "id": f"b-{_hex16(workload.key)}"}

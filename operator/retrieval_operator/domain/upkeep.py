@@ -17,7 +17,7 @@ from retrieval_operator.api.constants import (
     TAG_REVISION,
     TAG_VERDICT,
 )
-from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, Step
+from retrieval_operator.api.status import Candidate, CandidateKind, Champion, HistoryEntry, Step
 from retrieval_operator.domain.champion import former_is_kept
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.describe import version_description
@@ -39,6 +39,9 @@ from retrieval_operator.domain.workloads import WorkloadStep
 
 # Who approved, when nobody gave a name.
 APPROVED_BY_ANNOTATION = "annotation"
+# How far back a HorizontalPodAutoscaler looks before it removes servers: --horizontal-pod-autoscaler-downscale-
+# stabilization of kube-controller-manager, 5 minutes by default.
+AUTOSCALER_SETTLES_S = 300
 # Finished attempts kept with their logs; older ones go. They are small, people look at the last few lives.
 KEPT_WORKLOADS = 40
 
@@ -50,12 +53,37 @@ def champion_upkeep(context: Context) -> tuple[Action, ...]:
         return ()
     stack = context.observed.stacks.get(champion.stack)
     bounds = context.spec.serving.replicas
-    if stack is None or stack.failed:
+    if stack is None or stack.failed or not stack.complete:
         message = f"starting the champion's stack {champion.stack} again"
         event = EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message)
-        return (CreateStack(record=record_of_champion(champion), replicas=bounds.min), event)
-    wanted = min(max(stack.replicas, bounds.min), bounds.max or bounds.min)  # in between an autoscaler decides
-    return (ScaleStack(stack=champion.stack, replicas=wanted),) if stack.replicas != wanted else ()
+        create = CreateStack(record=record_of_champion(champion), replicas=bounds.min, max_replicas=bounds.most)
+        return (create, event)
+    wanted = bounds.min
+    if bounds.most and context.now < autoscaler_settles_at(champion):
+        wanted = min(max(stack.replicas, bounds.min), bounds.most)
+    if (stack.replicas, stack.max_replicas) == (wanted, bounds.most):
+        return ()
+    return (ScaleStack(stack=champion.stack, replicas=wanted, max_replicas=bounds.most),)
+
+
+def autoscaler_settles_at(champion: Champion) -> int:
+    """Until then the floor that the champion was promoted with stays: an autoscaler still remembers a dark stack."""
+    return champion.promoted_at + AUTOSCALER_SETTLES_S
+
+
+def former_upkeep(context: Context) -> tuple[Action, ...]:
+    """While the champion bakes, the stack to go back to has as many servers as the champion has ready.
+
+    Only an autoscaler takes servers from a stack without traffic, so without one there is nothing to do.
+    """
+    champion = context.champion
+    if champion is None or context.now >= champion.baking_until:
+        return ()
+    former, live = (context.observed.stacks.get(stack) for stack in (context.observed.traffic.previous, champion.stack))
+    if former is None or live is None or not former.max_replicas or former.replicas >= live.ready_replicas:
+        return ()
+    most = max(former.max_replicas, live.ready_replicas)
+    return (ScaleStack(stack=former.record.stack, replicas=live.ready_replicas, max_replicas=most),)
 
 
 def kept_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> set[str]:
@@ -72,11 +100,14 @@ def kept_stacks(context: Context, candidate: Candidate | None, history: list[His
 
 
 def collected_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> tuple[Action, ...]:
+    loose = set(context.observed.stacks) - kept_stacks(context, candidate, history)
     if context.registry is None and (candidate is None or not candidate.stack):
-        return ()  # which stack is the candidate's is not known before its reports, or a lost status, can be read
-    kept = kept_stacks(context, candidate, history)
+        # Which stack is the candidate's is not known before its reports, or a lost status, can be read. A stack that
+        # was rolled back is nobody's, and its clients must leave it.
+        previous = context.observed.traffic.previous
+        loose &= set() if former_is_kept(history, previous) else {previous}
     actions: list[Action] = []
-    for stack in sorted(set(context.observed.stacks) - kept):
+    for stack in sorted(loose):
         message = f"stack {stack} is drained and removed: nothing needs it any more"
         actions += [DeleteStack(stack=stack), EmitEvent(type="Normal", reason=Reason.STACK_COLLECTED, message=message)]
     return tuple(actions)

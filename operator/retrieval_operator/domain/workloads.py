@@ -9,9 +9,13 @@ from typing import Literal
 
 
 class WorkloadStep(StrEnum):
-    """The short word in a workload's name: <object>-<hash8>-<step>-<attempt>."""
+    """The short word in a workload's name: <object>-<hash8>-<step>-<attempt>.
+
+    ENCODE goes before an index build with several shards, under the same key. It reports to no run of its own.
+    """
 
     TRAIN = "train"
+    ENCODE = "encode"
     INDEX_EVALUATION = "idxeval"
     INDEX_CHAMPION = "idxchamp"
     EVALUATE = "eval"
@@ -20,13 +24,17 @@ class WorkloadStep(StrEnum):
     COLLECT = "collect"
 
 
+_INDEX_STEPS = frozenset({WorkloadStep.INDEX_EVALUATION, WorkloadStep.INDEX_CHAMPION, WorkloadStep.INDEX_SERVING})
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkloadSpec:
     """One attempt at one piece of work.
 
     `key` names what is computed (a hash of its inputs): another attempt has the same key. `run_id` is the MLflow run
-    the program reports to, "" when it does not report. `processes` > 1 asks for torchrun on one node. `deadline_s`
-    bounds the attempt, in seconds.
+    the program reports to, "" when it does not report. `processes` > 1 asks for torchrun on one node. `shards` > 1: the
+    program does that many parts one after the other, or the one that JOB_COMPLETION_INDEX names. `deadline_s` bounds
+    the attempt, in seconds.
     """
 
     name: str
@@ -38,6 +46,7 @@ class WorkloadSpec:
     run_id: str = ""
     nodes: int = 1
     processes: int = 1
+    shards: int = 1
     deadline_s: int = 86_400
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -59,3 +68,7 @@ class WorkloadObserved:
     message: str = ""
     started_at: int = 0
     finished_at: int = 0
+
+    def is_part_of(self, step: str, key: str) -> bool:
+        """Whether it is an attempt at the work of the run of this step and key, or at encoding for that work."""
+        return self.key == key and (self.step == step or (self.step is WorkloadStep.ENCODE and step in _INDEX_STEPS))

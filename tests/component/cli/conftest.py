@@ -80,6 +80,7 @@ class Place:
                 "storage": {"uri": str(self.root / "storage")},
                 "data": {"uri": str(data), "revision": revision},
                 "model": {"base": "preset:tiny"},
+                "index": {"encodeShards": 2},
                 "promotion": {"mode": mode, "gates": [{"min": "0.30", "maxRegression": "0.02"}]},
             },
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -18,6 +19,20 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+from retrieval_operator.adapters.kubernetes.kinds import (
+    EVENT,
+    INFERENCE_SERVICE,
+    JOB,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    PYTORCH_JOB,
+    RETRIEVAL_MODEL,
+    SERVICE,
+)
+from retrieval_operator.adapters.kubernetes.models import KubernetesModelStore
+from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
+from retrieval_operator.adapters.kubernetes.traffic import KubernetesTraffic
+from retrieval_operator.adapters.kubernetes.workloads import KubernetesWorkloads
 from retrieval_operator.adapters.local.home import LocalHome
 from retrieval_operator.adapters.local.machine import LocalMachine
 from retrieval_operator.adapters.local.mlflow_server import MlflowServer
@@ -29,6 +44,10 @@ from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 from retrieval_operator.ports import ModelStore, Registry, Stacks, Traffic, Workloads
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kubernetes_world import KubernetesWorld, termination_message
 
 PROGRAMS_DIRECTORY = Path(__file__).parent / "programs"
 PROGRAMS = {
@@ -78,6 +97,13 @@ def manifest(name: str = "feed", **spec: Any) -> RetrievalModel:
 
 def with_uid(model: RetrievalModel, uid: str) -> RetrievalModel:
     return model.model_copy(update={"metadata": model.metadata.model_copy(update={"uid": uid})})
+
+
+def in_cluster(world: KubernetesWorld, model: RetrievalModel) -> RetrievalModel:
+    """The object as it is in the world, with the UID it got there."""
+    type_ = {"apiVersion": RETRIEVAL_MODEL.api_version, "kind": RETRIEVAL_MODEL.kind}
+    metadata = {"name": model.metadata.name, "namespace": model.metadata.namespace}
+    return with_uid(model, world.put({**type_, "metadata": metadata, "spec": {}})["metadata"]["uid"])
 
 
 def stack_record(stack: str, bundle_uri: str = "/bundle") -> StackRecord:
@@ -143,9 +169,35 @@ class LocalModels:
         return [(record.reason, record.message, record.count) for record in self.store.events(key)]
 
 
+class KubernetesModels:
+    def __init__(self) -> None:
+        self.world = KubernetesWorld(lambda: NOW)
+        self.world.watch(RETRIEVAL_MODEL)
+        self.store = KubernetesModelStore(self.world.api, self.world.cache, lambda: NOW, instance="test")
+
+    async def create(self, manifest: RetrievalModel) -> RetrievalModel:
+        metadata = {"name": manifest.metadata.name, "namespace": manifest.metadata.namespace}
+        type_ = {"apiVersion": RETRIEVAL_MODEL.api_version, "kind": RETRIEVAL_MODEL.kind}
+        self.world.put({**type_, "metadata": metadata, "spec": manifest.spec.explicit()})
+        model = await self.store.get(manifest.key)
+        assert model is not None
+        return model
+
+    async def annotate(self, key: str, name: str, value: str) -> None:
+        self.world.change(RETRIEVAL_MODEL, *key.split("/"), {"metadata": {"annotations": {name: value}}})
+
+    async def delete(self, key: str) -> None:
+        self.world.remove(RETRIEVAL_MODEL, *key.split("/"))
+
+    async def events(self, key: str) -> list[tuple[str, str, int]]:
+        found = self.world.objects(EVENT)
+        return [(event["reason"], event["message"], event["count"]) for event in found]
+
+
 MODEL_STORES: dict[str, Callable[[Path], ModelStoreHarness]] = {
     "memory": lambda _path: MemoryModels(),
     "local": lambda path: LocalModels(LocalHome(path / "home")),
+    "kubernetes": lambda _path: KubernetesModels(),
 }
 
 
@@ -209,15 +261,48 @@ async def local_workloads(path: Path) -> AsyncIterator[WorkloadsHarness]:
     await harness.machine.stop_everything()
 
 
+class KubernetesWorkloadsHarness:
+    """Over the API server in memory; the Job's controller, or the training-operator, does what `finish` says."""
+
+    def __init__(self, backend: str) -> None:
+        self.world = KubernetesWorld(lambda: NOW)
+        self.world.watch(JOB, PYTORCH_JOB, POD)
+        images = {"trainer": "trainer:1", "indexer": "indexer:1", "data": "data:1"}
+        self.workloads = KubernetesWorkloads(self.world.api, self.world.cache, lambda: NOW, images=images, reporting={})
+        self.model = with_uid(manifest(training={"backend": backend}), "uid-of-the-object")
+        self._finish = self.world.finish_job if backend == "Job" else self.world.finish_pytorch_job
+
+    def finish(self, name: str, code: int, *, reason: str = "", message: str = "") -> None:
+        said = termination_message(reason, message) if message else ""
+        self._finish(self.model.metadata.namespace, name, code, message=said)
+
+    def times_run(self, name: str) -> int:
+        pods = [pod["metadata"]["name"] for pod in self.world.objects(POD)]
+        return sum(pod.startswith(name) for pod in pods)
+
+
+@asynccontextmanager
+async def kubernetes_job(_path: Path) -> AsyncIterator[WorkloadsHarness]:
+    yield KubernetesWorkloadsHarness("Job")
+
+
+@asynccontextmanager
+async def kubernetes_pytorch_job(_path: Path) -> AsyncIterator[WorkloadsHarness]:
+    yield KubernetesWorkloadsHarness("PyTorchJob")
+
+
 WORKLOADS: dict[str, Callable[[Path], AbstractAsyncContextManager[WorkloadsHarness]]] = {
     "memory": memory_workloads,
     "local": local_workloads,
+    "kubernetes Job": kubernetes_job,
+    "kubernetes PyTorchJob": kubernetes_pytorch_job,
 }
 
 
 def _with_processes(names: Mapping[str, Any]) -> list[Any]:
     """All but the fakes start real processes."""
-    return [pytest.param(name, marks=[] if name == "memory" else [pytest.mark.component]) for name in names]
+    fakes = ("memory", "kubernetes")
+    return [pytest.param(name, marks=[] if name.startswith(fakes) else [pytest.mark.component]) for name in names]
 
 
 @pytest.fixture(params=_with_processes(WORKLOADS))
@@ -295,6 +380,35 @@ class LocalServing:
         await eventually(has_failed)
 
 
+class KubernetesServing:
+    """The world's KServe makes no pods by itself: a test says when they run, or how they end."""
+
+    def __init__(self) -> None:
+        self.world = KubernetesWorld(lambda: NOW)
+        self.world.watch(SERVICE, POD, POD_DISRUPTION_BUDGET, INFERENCE_SERVICE)
+        self.model = in_cluster(self.world, manifest())
+        images = {"encoderServer": "server:test"}
+        self.stacks = KubernetesStacks(self.world.api, self.world.cache, lambda: NOW, images=images)
+        self.traffic = KubernetesTraffic(self.world.api, self.world.cache)
+
+    async def become_ready(self, stack: str) -> None:
+        wanted = (await self.stacks.observe(self.model))[stack].replicas
+        self.world.add_predictor_pods("default", f"feed-{stack}", wanted)
+
+    async def break_down(self, stack: str) -> None:
+        for pod in self.world.add_predictor_pods("default", f"feed-{stack}", 1, ready=False):
+            ended = {"exitCode": 65, "message": termination_message("BadInput", "no bundle")}
+            waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+            container = {"name": "c", "restartCount": 1, "state": waits, "lastState": {"terminated": ended}}
+            status = {"phase": "Running", "containerStatuses": [container]}
+            self.world.change(POD, "default", pod, {"status": status})
+
+
+@asynccontextmanager
+async def kubernetes_serving(_path: Path) -> AsyncIterator[ServingHarness]:
+    yield KubernetesServing()
+
+
 @asynccontextmanager
 async def memory_serving(_path: Path) -> AsyncIterator[ServingHarness]:
     yield MemoryServing()
@@ -310,6 +424,7 @@ async def local_serving(path: Path) -> AsyncIterator[ServingHarness]:
 SERVINGS: dict[str, Callable[[Path], AbstractAsyncContextManager[ServingHarness]]] = {
     "memory": memory_serving,
     "local": local_serving,
+    "kubernetes": kubernetes_serving,
 }
 
 

@@ -21,10 +21,10 @@ from retrieval_operator.adapters.local.programs import (
     threads_per_process,
 )
 from retrieval_operator.adapters.local.proxy import JsonFile, Proxy
-from retrieval_operator.adapters.local.stacks import server_environment
 from retrieval_operator.adapters.local.surroundings import LocalSurroundings
 from retrieval_operator.api.pod import Pod
 from retrieval_operator.api.status import StackRecord
+from retrieval_operator.domain.serving import server_environment
 from retrieval_operator.ports import Rejected
 
 

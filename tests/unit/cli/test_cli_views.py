@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.cli import views
 from retrieval_operator.cli.output import as_text, table
+from retrieval_operator.cli.reading import last_failed
 from retrieval_operator.cli.words import age, duration
 from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 
@@ -105,3 +106,30 @@ def test_values_of_variables_that_stacks_were_started_with_are_not_shown(busy: R
         "image": "server:1",
         "pod": {"env": [{"name": "TOKEN"}, env[1]]},
     }
+
+
+def attempt(step: WorkloadStep, state: str, started_at: int) -> WorkloadObserved:
+    return WorkloadObserved(
+        name=f"feed-r3-{step}-1", step=step, key="r3", attempt=1, state=state, started_at=started_at
+    )
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        (None, "feed-r3-train-1"),
+        (attempt(WorkloadStep.COLLECT, "Running", 20), "feed-r3-train-1"),
+        (attempt(WorkloadStep.COLLECT, "Failed", 20), "feed-r3-collect-1"),
+        (attempt(WorkloadStep.TRAIN, "Running", 20), None),
+    ],
+    ids=[
+        "the newest attempt",
+        "a removal beside it hides nothing",
+        "unless it failed, too",
+        "a new attempt is under way",
+    ],
+)
+def test_the_failure_that_people_are_shown(later: WorkloadObserved | None, expected: str | None) -> None:
+    attempts = [attempt(WorkloadStep.TRAIN, "Failed", 10), *([later] if later else [])]
+    found = last_failed(attempts)
+    assert (found.name if found else None) == expected

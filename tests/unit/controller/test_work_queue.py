@@ -102,6 +102,25 @@ def test_stop_wakes_every_worker_and_hands_out_nothing_more(in_virtual_time) -> 
     in_virtual_time(story())
 
 
+def test_it_is_known_how_long_the_longest_pass_takes(in_virtual_time) -> None:
+    async def story() -> None:
+        queue = WorkQueue()
+        assert queue.longest_processing_s() == 0
+        queue.add("a")
+        queue.add("b")
+        await queue.get()
+        await asyncio.sleep(30)
+        await queue.get()
+        await asyncio.sleep(5)
+        assert queue.longest_processing_s() == 35
+        queue.done("a")
+        assert queue.longest_processing_s() == 5
+        queue.done("b")
+        assert queue.longest_processing_s() == 0
+
+    in_virtual_time(story())
+
+
 def test_a_pass_under_way_ends_normally_after_stop(in_virtual_time) -> None:
     async def story() -> None:
         queue = WorkQueue()

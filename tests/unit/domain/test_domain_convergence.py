@@ -74,12 +74,12 @@ def work_of(world: World) -> Counter[str]:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(trouble=st.lists(disturbances, max_size=40))
+@given(trouble=st.lists(disturbances, max_size=40), shards=st.sampled_from([1, 3]))
 def test_a_first_life_converges_whatever_happens_on_the_way(
-    make: Callable[..., RetrievalModel], trouble: list[Disturbance]
+    make: Callable[..., RetrievalModel], trouble: list[Disturbance], shards: int
 ) -> None:
     world = World()
-    model = disturbed(make(), world, trouble)
+    model = disturbed(make({"spec.index.encodeShards": shards}), world, trouble)
     final, _ = run_until_settled(model, world, passes=SETTLED_BY)[-1]
 
     assert world.traffic.live is not None

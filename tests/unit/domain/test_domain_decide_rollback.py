@@ -38,6 +38,21 @@ def test_a_champion_that_fails_while_it_bakes_is_rolled_back_and_stays_refused(
     assert condition(final.status, ConditionType.PROMOTED)[0] == "False"
 
 
+def test_the_servers_of_a_stack_that_was_rolled_back_go_also_while_mlflow_is_away(
+    step: Call, second_life: Call
+) -> None:
+    """Clients hold connections to them, and a cluster may only end those with the servers."""
+    world = World()
+    model = second_life(world)
+    bad = model.status.champion.stack  # type: ignore[union-attr]
+    world.registry_is_up = False
+    world.stacks[bad] = replace(world.stacks[bad], ready_replicas=0, failed="it exits with code 1")
+    for _ in range(4):
+        model, _ = step(model, world)
+    assert world.traffic.live is not None and world.traffic.live.stack != bad
+    assert bad not in world.stacks
+
+
 def test_a_short_unreadiness_while_baking_is_no_reason_to_roll_back(step: Call, second_life: Call) -> None:
     world = World()
     model = second_life(world)

@@ -56,6 +56,44 @@ def test_encode_each_shard_then_merge_makes_what_build_makes(index_arguments, se
     assert json.loads((tmp_path / "other" / "MANIFEST.json").read_text())["id"] == manifest["id"]
 
 
+def shards_in(directory) -> list[str]:
+    return sorted(path.name for path in (directory / "shards").glob("*.json"))
+
+
+def test_without_a_completion_index_all_shards_are_encoded_and_with_one_only_that(
+    index_arguments, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    assert invoke(cli.app, "encode", "--shards", "2", *index_arguments).exit_code == 0
+    assert shards_in(tmp_path / "g") == ["00001.json"]
+    monkeypatch.delenv("JOB_COMPLETION_INDEX")
+    first = (tmp_path / "g" / "shards" / "00001.json").stat()
+    assert invoke(cli.app, "encode", "--shards", "2", *index_arguments).exit_code == 0
+    assert shards_in(tmp_path / "g") == ["00000.json", "00001.json"]
+    assert (tmp_path / "g" / "shards" / "00001.json").stat().st_mtime_ns == first.st_mtime_ns
+
+
+def test_a_build_after_encoding_encodes_nothing_and_makes_the_same_generation(index_arguments, tmp_path, monkeypatch):
+    assert invoke(cli.app, "build", "--shards", "2", *index_arguments).exit_code == 0
+    expected = json.loads((tmp_path / "g" / "MANIFEST.json").read_text())["id"]
+    index_arguments[-1] = str(tmp_path / "other")
+    assert invoke(cli.app, "encode", "--shards", "2", *index_arguments).exit_code == 0
+    monkeypatch.setattr("retrieval_indexer.build.Encoder", None)  # it would be called to encode anything
+    assert invoke(cli.app, "build", "--shards", "2", *index_arguments).exit_code == 0
+    assert json.loads((tmp_path / "other" / "MANIFEST.json").read_text())["id"] == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "index"),
+    [([], None), (["--shard", "0/2", "--shards", "2"], None), (["--shards", "2"], "2"), (["--shards", "2"], "-1"),
+     (["--shards", "0"], None), (["--shard", "2/2"], None)],
+)  # fmt: skip
+def test_a_shard_that_cannot_be_told_is_a_bad_argument(index_arguments, monkeypatch, chosen, index):
+    if index is not None:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    assert invoke(cli.app, "encode", *chosen, *index_arguments).exit_code == 2
+
+
 def test_a_finished_build_is_only_reported_again(index_arguments, tmp_path):
     assert invoke(cli.app, "build", *index_arguments).exit_code == 0
     before = (tmp_path / "g" / "MANIFEST.json").stat()

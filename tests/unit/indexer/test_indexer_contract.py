@@ -76,7 +76,8 @@ def test_the_operator_reads_the_manifest(generations):
     assert (report.id, report.count, report.checks.self_hit) == (manifest.id, manifest.count, 1.0)
 
 
-def test_the_operator_speaks_the_command_line_of_the_index_build():
+@pytest.fixture
+def sharded():
     document = yaml.safe_load(
         """
         apiVersion: retrieval-operator.io/v1alpha1
@@ -90,8 +91,12 @@ def test_the_operator_speaks_the_command_line_of_the_index_build():
           promotion: {gates: [{min: "0.2"}]}
         """
     )
-    workload = commands.index(
-        parse_manifest(document, "feed.yaml"),
+    return parse_manifest(document, "feed.yaml")
+
+
+def understood(command, model) -> dict:
+    workload = command(
+        model,
         WorkloadStep.INDEX_SERVING,
         key="k",
         bundle_id="b-1",
@@ -101,10 +106,20 @@ def test_the_operator_speaks_the_command_line_of_the_index_build():
     )
     name, *rest = workload.arguments
     options = get_command(cli.app).commands[name].make_context(name, rest).params
-    given = {key: value for key, value in options.items() if value is not None}
-    assert given == {
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def test_the_operator_speaks_the_command_line_of_the_index_build(sharded):
+    assert understood(commands.index, sharded) == {
         "bundle": "/b", "expected_bundle_id": "b-1", "dataset": "/data", "kind": "serving",
         "out": "/store/default/feed/indexes/k", "factory": "auto", "served_k": 100, "shards": 4,
         "served_dimension": 64, "previous": "/indexes/before", "latency_target_ms": 5, "members": True,
         "device": "cpu",
+    }  # fmt: skip
+
+
+def test_the_operator_speaks_the_command_line_of_encoding(sharded):
+    assert understood(commands.encode, sharded) == {
+        "bundle": "/b", "expected_bundle_id": "b-1", "dataset": "/data", "kind": "serving",
+        "out": "/store/default/feed/indexes/k", "shards": 4, "previous": "/indexes/before", "device": "cpu",
     }  # fmt: skip

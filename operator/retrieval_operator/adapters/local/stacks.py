@@ -34,9 +34,9 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.pod import Pod
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.observed import StackObserved
+from retrieval_operator.domain.serving import SERVER, server_environment
 from retrieval_operator.ports import Rejected, Stale
 
-SERVER = "retrieval-encoder-server"
 # Drain, then KILL. Requests take at most seconds; half of Kubernetes' default termination grace of 30 s.
 _GRACE_S = 15.0
 # Five starts with 0.5, 1, 2, 4 s between them: a port that is freed late, a file that appears late. A gut feeling.
@@ -84,10 +84,12 @@ class LocalStacks:
             observed = await asyncio.gather(*tasks)
         return {stack.record.stack: stack for stack in observed}
 
-    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int) -> None:
+    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int, max_replicas: int = 0) -> None:
+        del max_replicas  # one machine has no autoscaler (rules.py refuses its bound)
         await asyncio.to_thread(self._create, model, record, replicas)
 
-    async def scale(self, model: RetrievalModel, stack: str, replicas: int) -> None:
+    async def scale(self, model: RetrievalModel, stack: str, replicas: int, max_replicas: int = 0) -> None:
+        del max_replicas
         await asyncio.to_thread(self._scale, model, stack, replicas)
 
     async def delete(self, model: RetrievalModel, stack: str) -> None:
@@ -250,19 +252,6 @@ def remove_stack(supervisor: Supervisor, directory: Path) -> None:
     with ThreadPoolExecutor(max_workers=max(1, len(replicas))) as pool:
         list(pool.map(supervisor.stop, replicas))
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def server_environment(name: str, record: StackRecord) -> dict[str, str]:
-    """What decides which stack a server is (docs/contracts.md section 9). A function of the record alone."""
-    environment = {
-        "BUNDLE_URI": record.bundle_uri,
-        "GENERATION_URI": record.generation_uri,
-        "EXPECTED_BUNDLE_ID": record.bundle_id,
-        "EXPECTED_GENERATION_ID": record.generation_id,
-        "MODEL_NAME": name,
-    }
-    age = record.serving.get("connectionAgeSeconds")
-    return environment | ({"CONNECTION_AGE_SECONDS": str(age)} if age is not None else {})
 
 
 async def answers(address: str, record: StackRecord) -> bool:

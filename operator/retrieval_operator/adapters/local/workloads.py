@@ -17,7 +17,7 @@ from retrieval_operator.adapters.local.programs import (
 )
 from retrieval_operator.api.constants import MESSAGE_MAX_CHARS, ExitCode
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.api.pod import Pod
+from retrieval_operator.domain.commands import section
 from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec, WorkloadStep
 
 # Below the servers, which stay responsive while a training takes every processor. A gut feeling.
@@ -91,7 +91,7 @@ class LocalWorkloads:
         return Command(
             argv=command_line(self._programs, workload.program, workload.arguments, processes),
             environment={
-                **clean_environment(_pod(model, workload.step), threads=threads_per_process(processes)),
+                **clean_environment(section(model, workload.step).pod, threads=threads_per_process(processes)),
                 **workload.environment,
                 **reporting,
             },
@@ -109,17 +109,6 @@ class LocalWorkloads:
     def _is_ours(self, model: RetrievalModel, name: str) -> bool:
         process = self._supervisor.observe(self._home.workload(model.key, name))
         return process is not None and process.record.get("owner") == model.metadata.uid
-
-
-def _pod(model: RetrievalModel, step: WorkloadStep) -> Pod:
-    """The manifest's section that shapes the step."""
-    match step:
-        case WorkloadStep.TRAIN:
-            return model.spec.training.pod
-        case WorkloadStep.EVALUATE | WorkloadStep.VERIFY:
-            return model.spec.evaluation.pod
-        case _:
-            return model.spec.index.pod
 
 
 def _observed(directory: Path, process: ProcessObserved) -> WorkloadObserved:

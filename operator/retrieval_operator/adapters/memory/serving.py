@@ -73,7 +73,7 @@ class MemoryStacks(Fake[RunningStacks]):
         with self._call("observe", model.key):
             return {name: stack for (uid, name), stack in self._seen.items() if uid == model.metadata.uid}
 
-    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int) -> None:
+    async def create(self, model: RetrievalModel, record: StackRecord, replicas: int, max_replicas: int = 0) -> None:
         with self._call("create", record.stack):
             identity = (model.metadata.uid, record.stack)
             existing = self._now.get(identity)
@@ -83,23 +83,24 @@ class MemoryStacks(Fake[RunningStacks]):
                     record=record,
                     ready_replicas=0,
                     replicas=replicas,
+                    max_replicas=max_replicas,
                     address=f"memory://{model.key}/{record.stack}",
                     created_at=self._clock(),
                 )
                 self._change({**self._now, identity: existing})
                 if self.ready_at_once:
-                    self.make_ready(record.stack)
+                    self._update(identity, ready_replicas=replicas)
             elif existing.failed:
                 self._update(identity, failed="", ready_replicas=existing.replicas if self.ready_at_once else 0)
 
-    async def scale(self, model: RetrievalModel, stack: str, replicas: int) -> None:
+    async def scale(self, model: RetrievalModel, stack: str, replicas: int, max_replicas: int = 0) -> None:
         with self._call("scale", stack):
             identity = (model.metadata.uid, stack)
             existing = self._now.get(identity)
             if existing is None:
                 raise Stale(f"stack {stack} does not exist any more")
             ready = replicas if self.ready_at_once else min(existing.ready_replicas, replicas)
-            self._update(identity, replicas=replicas, ready_replicas=ready)
+            self._update(identity, replicas=replicas, max_replicas=max_replicas, ready_replicas=ready)
 
     async def delete(self, model: RetrievalModel, stack: str) -> None:
         with self._call("delete", stack):

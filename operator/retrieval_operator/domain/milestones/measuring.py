@@ -38,11 +38,13 @@ def champion_indexed(context: Context, candidate: Candidate) -> Progress:
 def _indexed(context: Context, candidate: Candidate, step: WorkloadStep, bundle_id: str, bundle: str) -> Progress:
     key = evaluation_generation_key(context.spec, bundle_id, candidate.data_uri)
     whose = "candidate" if step is WorkloadStep.INDEX_EVALUATION else "champion"
+    about = {"key": key, "bundle_id": bundle_id, "bundle": bundle, "data_uri": candidate.data_uri}
     report = report_of(
         context,
         candidate,
         Step.INDEXING_EVALUATION,
-        commands.index(context.model, step, key=key, bundle_id=bundle_id, bundle=bundle, data_uri=candidate.data_uri),
+        commands.index(context.model, step, **about),
+        first=commands.encode(context.model, step, **about),
         title=f"evaluation index ({whose} {bundle_id})",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.INDEXING_FAILED,

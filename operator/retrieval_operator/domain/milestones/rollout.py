@@ -52,20 +52,14 @@ def _serving_generation(context: Context, candidate: Candidate) -> IndexReport |
     key = generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot)
     champion = context.champion
     reusable = champion.generation_uri if champion and champion.bundle_id == candidate.bundle_id else ""
-    wanted = commands.index(
-        context.model,
-        WorkloadStep.INDEX_SERVING,
-        key=key,
-        bundle_id=candidate.bundle_id,
-        bundle=candidate.bundle_uri,
-        data_uri=candidate.data_uri,
-        previous=reusable,
-    )
+    about = {"key": key, "bundle_id": candidate.bundle_id, "bundle": candidate.bundle_uri}
+    about |= {"data_uri": candidate.data_uri, "previous": reusable}
     report = report_of(
         context,
         candidate,
         Step.INDEXING_SERVING,
-        wanted,
+        commands.index(context.model, WorkloadStep.INDEX_SERVING, **about),
+        first=commands.encode(context.model, WorkloadStep.INDEX_SERVING, **about),
         title=f"serving index {key}",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.INDEXING_FAILED,
@@ -146,13 +140,15 @@ def deployed(context: Context, candidate: Candidate) -> Progress:
     record = _known_record(context, candidate)
     stack = context.observed.stacks.get(record.stack)
     candidate = with_facts(candidate, stack=record.stack)
-    if stack is None:
-        create = CreateStack(record=record, replicas=context.spec.serving.replicas.min)
+    if stack is None or not stack.complete:
+        bounds = context.spec.serving.replicas
+        create = CreateStack(record=record, replicas=bounds.min, max_replicas=bounds.most)
         return Waiting(Step.DEPLOYING, candidate, actions=(create,), message=f"starting stack {record.stack}")
     if stack.failed:
         return failed(candidate, Reason.DEPLOYMENT_FAILED, f"stack {record.stack}: {stack.failed}", record)
     if not stack.is_ready:
-        return Waiting(Step.DEPLOYING, candidate, message=f"stack {record.stack} is not ready yet", requeue_after_s=2)
+        message = f"stack {record.stack} is not ready yet{_lacks(stack)}"
+        return Waiting(Step.DEPLOYING, candidate, message=message, requeue_after_s=2)
     return Passed(candidate, record)
 
 
@@ -191,6 +187,10 @@ def _judge_answers(context: Context, candidate: Candidate, record: StackRecord, 
         message = "; ".join(finding.message for finding in findings)
         return Ended("Rejected", Reason.VERIFICATION_FAILED, cut(f"stack {record.stack}: {message}"), candidate, record)
     return Passed(candidate)
+
+
+def _lacks(stack: StackObserved) -> str:
+    return f": {stack.waits_for}" if stack.waits_for else ""
 
 
 def _stack(context: Context, record: StackRecord) -> StackObserved:
@@ -238,12 +238,15 @@ def promoted(context: Context, candidate: Candidate) -> Progress:
     record = _known_record(context, candidate)
     stack = _stack(context, record)
     champion = context.observed.stacks.get(context.champion.stack) if context.champion else None
-    replicas = max(context.spec.serving.replicas.min, champion.ready_replicas if champion else 0)
+    bounds = context.spec.serving.replicas
+    replicas = max(bounds.min, champion.ready_replicas if champion else 0)
     if stack.replicas < replicas:
-        scale = ScaleStack(stack=record.stack, replicas=replicas)
+        scale = ScaleStack(
+            stack=record.stack, replicas=replicas, max_replicas=bounds.most and max(bounds.most, replicas)
+        )
         return Waiting(Step.PROMOTING, candidate, actions=(scale,), message=f"scaling to {replicas} replicas")
     if stack.ready_replicas < replicas:
-        message = f"waiting for {replicas} ready replicas"
+        message = f"waiting for {replicas} ready replicas{_lacks(stack)}"
         return Waiting(Step.PROMOTING, candidate, message=message, requeue_after_s=2)
     switch = SwitchTraffic(record=record, observed_version=context.observed.traffic.version)
     return Waiting(Step.PROMOTING, candidate, actions=(switch,), message=f"switching traffic to stack {record.stack}")

@@ -40,10 +40,12 @@ def report_of(
     limit: int,
     given_up: Reason,
     tags: Mapping[str, str] | None = None,
+    first: WorkloadSpec | None = None,
 ) -> Mapping[str, Any] | Waiting | Ended:
     """The report of a piece of work; else what is done to get it.
 
     The run comes first (programs report to it), then attempts until the report is there or `limit` have failed.
+    `first` is a part that has to succeed before the work starts, None for none; it has `limit` attempts of its own.
     """
     if context.registry is None:
         return registry_away(step, candidate)
@@ -54,7 +56,11 @@ def report_of(
         return Waiting(step, candidate, actions=(ensure,), message="creating the MLflow run")
     if run.report is not None:
         return run.report
-    result = attempts.ensure(context, candidate, replace(wanted, run_id=run.run_id), limit)
+    if first is not None and _is_due(context, candidate, first, wanted):
+        wanted = first
+    else:
+        wanted = replace(wanted, run_id=run.run_id)
+    result = attempts.ensure(context, candidate, wanted, limit)
     if isinstance(result, attempts.GivenUp):
         return failed(candidate, result.reason or given_up, result.message)
     return Waiting(
@@ -64,3 +70,9 @@ def report_of(
         message=result.message,
         requeue_after_s=max(1, result.next_at - context.now) if result.next_at else None,
     )
+
+
+def _is_due(context: Context, candidate: Candidate, first: WorkloadSpec, wanted: WorkloadSpec) -> bool:
+    """Whether the part has to be done: it has not succeeded, and the work itself was not begun without its record."""
+    succeeded = any(work.state == "Succeeded" for work in attempts.attempts_at(context, candidate, first))
+    return not succeeded and not attempts.attempts_at(context, candidate, wanted)

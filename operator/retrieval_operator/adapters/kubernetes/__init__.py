@@ -1,0 +1,1 @@
+"""The ports over a Kubernetes API server. Only kubernetes_mode wires them."""

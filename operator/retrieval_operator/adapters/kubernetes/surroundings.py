@@ -1,0 +1,201 @@
+"""What must be in a cluster before work can succeed, and what keeps work that was started from running.
+
+Two kinds of problems. Known beforehand: definitions that are not installed, claims that are missing; they hold work
+back. Seen on work under way: quota, PodSecurity, a missing image or Secret; they are told, the cluster itself tries
+again. Whether a Secret exists can only be seen so: nobody but the pods may read it, not even its name.
+
+    known from the cache      definitions (is their kind watched?), pods that wait
+    asked for, and kept       claims by name; the namespace's events, only while an attempt has fewer pods than it wants
+
+KServe's default mode is not looked at: every InferenceService of ours says itself that it is a Standard one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from retrieval_operator.adapters.kubernetes.api import KubernetesApi
+from retrieval_operator.adapters.kubernetes.cache import Cache
+from retrieval_operator.adapters.kubernetes.children import seconds
+from retrieval_operator.adapters.kubernetes.kinds import (
+    EVENT,
+    INFERENCE_SERVICE,
+    JOB,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    PYTORCH_JOB,
+    Object,
+)
+from retrieval_operator.adapters.kubernetes.pod_status import containers, first_lack
+from retrieval_operator.adapters.kubernetes.pods import storage_problem
+from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_pytorch_job
+from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.observed import Problem
+from retrieval_operator.ports import Rejected
+
+# An answer is kept so long: a step that waits for a dependency looks every 10 s, and people mend things in minutes.
+_KEPT_S = 30
+# Controllers make pods within a second or two, and kubelets mount volumes within some seconds more. A gut feeling.
+_PATIENCE_S = 60
+# Reasons of Warning events that say why pods are not made, or not started.
+_REFUSALS = ("FailedCreate", "FailedMount", "FailedAttachVolume")
+_POD_SECURITY = (
+    "; the training-operator gives workers an init container without securityContext: start it with "
+    "--pytorch-init-container-template-file and a template that has one, or set training.nodes: 1"
+)
+
+
+_UNKNOWN: Object = {}
+
+
+class KubernetesSurroundings:
+    """Fills the port Surroundings. Only looks. `clock` gives seconds since the epoch."""
+
+    def __init__(self, api: KubernetesApi, cache: Cache, clock: Callable[[], int]) -> None:
+        self._api = api
+        self._cache = cache
+        self._clock = clock
+        self._answers: dict[tuple[str, ...], tuple[int, Any]] = {}
+
+    async def problems(self, model: RetrievalModel) -> Sequence[Problem]:
+        return [
+            *self._definitions(model),
+            *await self._storage(model),
+            *self._waiting(model),
+            *await self._refused(model),
+        ]
+
+    def _definitions(self, model: RetrievalModel) -> Iterator[Problem]:
+        if needs_pytorch_job(model) and not self._cache.is_watched(PYTORCH_JOB):
+            yield Problem(
+                dependency="trainingOperator",
+                message="this cluster has no PyTorchJob (kubeflow.org/v1); install the Kubeflow training-operator 1.9, "
+                "or set training.backend: Job for a training on one node",
+            )
+        if not self._cache.is_watched(INFERENCE_SERVICE):
+            yield Problem(
+                dependency="kserve",
+                message="this cluster has no InferenceService (serving.kserve.io/v1beta1); install KServe 0.20",
+            )
+
+    async def _storage(self, model: RetrievalModel) -> list[Problem]:
+        unmountable = storage_problem(model.spec.storage)
+        problems = [Problem(dependency="storage", message=unmountable)] if unmountable else []
+        namespace = model.metadata.namespace
+        for name, path in _claims(model).items():
+            ask = partial(self._api.get, PERSISTENT_VOLUME_CLAIM, namespace, name)
+            claim = await self._kept(("claim", namespace, name), ask)
+            problem = _claim_problem(f"{path}: PersistentVolumeClaim {namespace}/{name}", claim)
+            problems += [problem] if problem else []
+        return problems
+
+    def _waiting(self, model: RetrievalModel) -> Iterator[Problem]:
+        for attempt in self._under_way(model):
+            lack = first_lack(self._cache.children(POD, attempt["metadata"]["uid"]))
+            if lack is not None:
+                yield Problem(dependency=lack.dependency, message=lack.message, holds_back=False)
+
+    async def _refused(self, model: RetrievalModel) -> list[Problem]:
+        """What the events say of attempts whose pods are not made, or do not start, for too long."""
+        stuck = {uid: attempt for attempt in self._under_way(model) for uid in self._stuck(attempt)}
+        if not stuck:
+            return []
+        namespace = model.metadata.namespace
+        events = await self._kept(("events", namespace), partial(self._api.list, EVENT, namespace, {}))
+        said: dict[str, Problem] = {}
+        for event in events:
+            attempt = stuck.get(event.get("involvedObject", {}).get("uid", ""))
+            if attempt is not None and str(event.get("reason", "")).startswith(_REFUSALS):
+                said[attempt["metadata"]["name"]] = _refusal(attempt, event["reason"], str(event.get("message", "")))
+        return list(said.values())
+
+    def _under_way(self, model: RetrievalModel) -> Iterator[Object]:
+        """Attempts that should run; not those that a queue (Kueue) holds."""
+        for kind in (JOB, PYTORCH_JOB):
+            for attempt in self._cache.children(kind, model.metadata.uid):
+                policy = attempt["spec"].get("runPolicy", attempt["spec"])
+                if not (has_ended(attempt) or policy.get("suspend")):
+                    yield attempt
+
+    def _stuck(self, attempt: Object) -> Iterator[str]:
+        """UIDs of what events could explain: the attempt, when pods are missing; pods that wait for their volumes."""
+        pods = self._cache.children(POD, attempt["metadata"]["uid"])
+        if len(pods) < _wanted_pods(attempt) and self._is_old(attempt):
+            yield attempt["metadata"]["uid"]
+        for pod in pods:
+            reasons = {container.get("state", {}).get("waiting", {}).get("reason", "") for container in containers(pod)}
+            if reasons & {"ContainerCreating", "PodInitializing"} and self._is_old(pod):
+                yield pod["metadata"]["uid"]
+
+    def _is_old(self, obj: Object) -> bool:
+        return self._clock() - seconds(obj["metadata"]["creationTimestamp"]) >= _PATIENCE_S
+
+    async def _kept(self, key: tuple[str, ...], ask: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer, of now or of the last _KEPT_S; _UNKNOWN for what this operator may not see."""
+        now = self._clock()
+        self._answers = {kept: (at, what) for kept, (at, what) in self._answers.items() if 0 <= now - at < _KEPT_S}
+        if key not in self._answers:
+            try:
+                self._answers[key] = (now, await ask())
+            except Rejected:
+                self._answers[key] = (now, _UNKNOWN)
+        return self._answers[key][1]
+
+
+def _claims(model: RetrievalModel) -> dict[str, str]:
+    """The claims that pods of this object mount, each with a field that names it."""
+    spec = model.spec
+    claims: dict[str, str] = {}
+    if spec.storage.persistent_volume_claim is not None:
+        claims[spec.storage.persistent_volume_claim] = "storage.persistentVolumeClaim"
+    pods = {"training": spec.training.pod, "index": spec.index.pod}
+    pods |= {"evaluation": spec.evaluation.pod, "serving": spec.serving.pod}
+    for name, pod in pods.items():
+        for volume in pod.volumes:
+            if volume.persistent_volume_claim is not None:
+                claims.setdefault(volume.persistent_volume_claim, f"{name}.pod.volumes")
+    return claims
+
+
+def _claim_problem(what: str, claim: Object | None) -> Problem | None:
+    """One that is Pending is none: it may wait for its first pod, and that pod says so if it waits for more."""
+    if claim is None:
+        return Problem(dependency="storage", message=f"{what} does not exist; create it or correct the name")
+    if "deletionTimestamp" in claim.get("metadata", {}):
+        return Problem(dependency="storage", message=f"{what} is being deleted; name another one")
+    if claim.get("status", {}).get("phase") == "Lost":
+        return Problem(dependency="storage", message=f"{what} has lost its volume; restore it or name another one")
+    return None
+
+
+def _wanted_pods(attempt: Object) -> int:
+    spec = attempt["spec"]
+    if "pytorchReplicaSpecs" in spec:
+        return sum(replicas.get("replicas", 1) for replicas in spec["pytorchReplicaSpecs"].values())
+    return int(spec.get("parallelism", 1))
+
+
+def _refusal(attempt: Object, reason: str, message: str) -> Problem:
+    """A controller's or kubelet's words, and whose business they are."""
+    dependency, remedy = _dependency(reason, message), ""
+    if dependency == "podSecurity" and attempt["kind"] == PYTORCH_JOB.kind:
+        remedy = _POD_SECURITY
+    elif dependency == "quota":
+        remedy = "; free some of it, raise it, or ask for less in the section's resources"
+    sentence = f"{attempt['metadata']['name']} does not start: {' '.join(message.split())}"
+    return Problem(
+        dependency=dependency, message=sentence[: MESSAGE_MAX_CHARS - len(remedy)] + remedy, holds_back=False
+    )
+
+
+def _dependency(reason: str, message: str) -> Literal["podSecurity", "quota", "secret", "storage", "program"]:
+    if "PodSecurity" in message:
+        return "podSecurity"
+    if "quota" in message or "LimitRange" in message:
+        return "quota"
+    if reason.startswith("FailedCreate"):
+        return "program"  # such as a service account that does not exist
+    return "secret" if 'secret "' in message else "storage"

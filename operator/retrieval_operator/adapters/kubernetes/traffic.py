@@ -1,0 +1,120 @@
+"""Traffic in a cluster: the stable Service of an object. Its selector is the only switch, and the champion's truth.
+
+A switch is one patch of selector and annotations, with the resourceVersion that was observed as its precondition. It
+affects new connections; the servers end the old ones within the connection age.
+"""
+
+from __future__ import annotations
+
+from retrieval_operator.adapters.kubernetes import children, services
+from retrieval_operator.adapters.kubernetes.api import KubernetesApi
+from retrieval_operator.adapters.kubernetes.cache import Cache, owner_uids
+from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, SERVICE, Kind, Object
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import StackRecord
+from retrieval_operator.domain.observed import TrafficObserved
+from retrieval_operator.ports import Gone, Stale
+
+_NEVER = "0"  # the version of an object that was never switched; no resourceVersion is 0
+
+
+class KubernetesTraffic:
+    """Fills the port Traffic."""
+
+    def __init__(self, api: KubernetesApi, cache: Cache) -> None:
+        self._api = api
+        self._cache = cache
+
+    async def observe(self, model: RetrievalModel) -> TrafficObserved:
+        return read_traffic(self._cache, model)
+
+    async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
+        before = read_traffic(self._cache, model)
+        if before.live == record:
+            return
+        if before.version != observed_version:
+            raise Stale(f"the traffic of {model.key} is at version {before.version}, not {observed_version}")
+        if not _runs(self._cache, model, record.stack):
+            raise Stale(f"stack {record.stack} of {model.key} does not exist any more")
+        former = before.live.stack if before.live else ""
+        if former == record.stack:
+            annotations = services.live_annotations(record, before.previous, before.switched_at)
+        else:
+            annotations = services.live_annotations(record, former, now)
+        selector, service = services.stack_labels(model, record.stack), stable_service_of(self._cache, model)
+        if service is None:
+            await self._open(model, services.stable_service(model, annotations, selector))
+        else:
+            # What somebody added to the selector would keep it from finding any pod.
+            selector_patch = {**dict.fromkeys(service["spec"].get("selector", {})), **selector}
+            await self._move(service, {"metadata": {"annotations": annotations}, "spec": {"selector": selector_patch}})
+
+    async def close(self, model: RetrievalModel) -> None:
+        service = stable_service_of(self._cache, model)
+        if service is not None:
+            metadata = service["metadata"]
+            await self._api.delete(SERVICE, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+
+    async def _open(self, model: RetrievalModel, service: Object) -> None:
+        await children.create_once(self._api, self._cache, model, service)
+        found = stable_service_of(self._cache, model)
+        if found is None or services.selected_stack(found) != services.selected_stack(service):
+            raise Stale(f"the traffic of {model.key} was switched by somebody else")
+
+    async def _move(self, service: Object, patch: Object) -> None:
+        metadata = service["metadata"]
+        namespace, name, version = metadata["namespace"], metadata["name"], metadata["resourceVersion"]
+        try:
+            await self._api.patch(SERVICE, namespace, name, patch, resource_version=version)
+        except Gone as error:  # the Service is; of the object itself that is not known
+            raise Stale(f"Service {namespace}/{name} does not exist any more: {error}") from error
+
+
+def read_traffic(cache: Cache, model: RetrievalModel) -> TrafficObserved:
+    """Where new connections go, as last seen. Raises Rejected when that cannot be read."""
+    service = stable_service_of(cache, model)
+    if service is None:
+        return TrafficObserved(version=_NEVER)
+    record, annotations = services.read_record(service), service["metadata"].get("annotations", {})
+    previous, stack = annotations.get(services.PREVIOUS_ANNOTATION, ""), services.selected_stack(service)
+    if stack != record.stack:
+        # Somebody moved the selector by hand: it is the truth, and the stack's own Service has the record.
+        previous, record = record.stack, _record_of(cache, model, service, stack)
+    try:
+        switched_at = int(annotations[services.SWITCHED_AT_ANNOTATION])
+    except (KeyError, ValueError) as error:
+        found = f"annotation {services.SWITCHED_AT_ANNOTATION} is no time in seconds"
+        remedy = "set it to when the stack became live"
+        raise services.unreadable(service, found, remedy) from error
+    return TrafficObserved(
+        live=record,
+        previous=previous,
+        switched_at=switched_at,
+        address=services.address(service),
+        version=service["metadata"]["resourceVersion"],
+    )
+
+
+def stable_service_of(cache: Cache, model: RetrievalModel) -> Object | None:
+    """The stable Service of this very object, None when it has none."""
+    return _child(cache, SERVICE, model, model.metadata.name)
+
+
+def _record_of(cache: Cache, model: RetrievalModel, stable: Object, stack: str) -> StackRecord:
+    direct = _child(cache, SERVICE, model, services.stack_name(model, stack)) if stack else None
+    if direct is None:
+        found = f"its selector names stack {stack!r}, of which nothing is known"
+        raise services.unreadable(stable, found, "set its selector to a stack that runs (kubectl get isvc)")
+    return services.read_record(direct)
+
+
+def _runs(cache: Cache, model: RetrievalModel, stack: str) -> bool:
+    """The stack is there and stays: not half made, and not being removed."""
+    name = services.stack_name(model, stack)
+    parts = [_child(cache, kind, model, name) for kind in (SERVICE, INFERENCE_SERVICE)]
+    return all(part is not None and "deletionTimestamp" not in part["metadata"] for part in parts)
+
+
+def _child(cache: Cache, kind: Kind, model: RetrievalModel, name: str) -> Object | None:
+    found = cache.get(kind, model.metadata.namespace, name)
+    return found if found is not None and model.metadata.uid in owner_uids(found) else None

@@ -1,0 +1,44 @@
+"""The control plane of a cluster as a process: what the operator's pod runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import REGISTRY, start_http_server
+
+from retrieval_operator.cli.exits import Exit, leave
+from retrieval_operator.cli.shared import told
+from retrieval_operator.settings import Settings, load_settings
+from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging, configure_logging
+
+
+@told
+def run() -> None:
+    """Be the control plane of a cluster until SIGTERM: KUBECONFIG's, or the one whose pod this is.
+
+    Settings are environment variables, RETRIEVAL_OPERATOR_*. Two at once do no harm: the second waits for the Lease.
+
+    For example:
+      KUBECONFIG=~/.kube/config RETRIEVAL_OPERATOR_LOG_FORMAT=json retrieval-operator kubernetes run
+    """
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    configure_foreign_logging()
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    # Half a second and 50 MB that no other command needs.
+    from retrieval_operator import kopf_app, kubernetes_mode  # noqa: PLC0415
+    from retrieval_operator.adapters.kubernetes.client import connected  # noqa: PLC0415
+    from retrieval_operator.adapters.kubernetes.lease import LeaseLost  # noqa: PLC0415
+
+    async with connected("retrieval-operator") as client:
+        mode = kubernetes_mode.KubernetesMode(settings, client)
+        if settings.metrics_port:
+            REGISTRY.register(ChampionAges(mode.statuses, kubernetes_mode.now))
+            start_http_server(settings.metrics_port)
+        try:
+            await kopf_app.serve(mode)
+        except LeaseLost as error:
+            leave(Exit.NOT_REACHED, f"stopped: {error}")

@@ -1,0 +1,243 @@
+"""The control plane in a cluster: the same controller and decisions, with Kubernetes' adapters. Wires them.
+
+    discover    list every watched kind, so that the watches (kopf_app) are started for what the cluster has
+    run         wait for the Lease -> list again -> reconcile -> (told to stop) end the passes -> hand the Lease on
+
+Nothing is decided before the first listing of every kind is in. A definition that is installed later (KServe, the
+training-operator) ends the process in good order: started again, it watches that kind, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from retrieval_operator.adapters.kubernetes.api import KubernetesApi
+from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough
+from retrieval_operator.adapters.kubernetes.feed import OPTIONAL, WATCHED, Feed
+from retrieval_operator.adapters.kubernetes.kinds import RETRIEVAL_MODEL, Kind
+from retrieval_operator.adapters.kubernetes.lease import LeaderLease
+from retrieval_operator.adapters.kubernetes.models import KubernetesModelStore, read_status
+from retrieval_operator.adapters.kubernetes.programs import Reporting
+from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
+from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
+from retrieval_operator.adapters.kubernetes.traffic import KubernetesTraffic
+from retrieval_operator.adapters.kubernetes.workloads import KubernetesWorkloads
+from retrieval_operator.adapters.mlflow.connection import Connection
+from retrieval_operator.adapters.mlflow.registry import MlflowRegistry
+from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.controller import PASS_DEADLINE_S, Controller, OnAction, ignore_action
+from retrieval_operator.domain.decide import decide
+from retrieval_operator.perform import Ports
+from retrieval_operator.ports import Retryable
+from retrieval_operator.settings import Settings
+from retrieval_operator.telemetry import LEADER
+from retrieval_operator.work_queue import WorkQueue
+
+log = structlog.get_logger("retrieval_operator.kubernetes")
+
+LEASE_NAME = "retrieval-operator"
+# Where a pod finds its own namespace.
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# The first resync finds what vanished between our listing and the start of the watches, the others what a watch that
+# was away for long did not hear of. Gut feelings, with an eye on idle traffic.
+_FIRST_RESYNC_S = 15.0
+_RESYNC_S = 600.0
+_MISSING_KINDS_S = 60.0
+_RETRY_S = 5.0
+# The lease loop turns every 30 s, and one request takes at most as long.
+_HEARTBEAT_LIMIT_S = 150.0
+# What is left of a pod's grace period (60 s in the chart) hands the Lease on. A pass may be cut anywhere.
+_LAST_PASSES_S = 40.0
+
+
+def now() -> int:
+    """Seconds since the epoch."""
+    return int(time.time())
+
+
+class KubernetesMode:
+    """One operator process: its view of the cluster, its place in the queue for the Lease, its control plane.
+
+    `make_ports` opens the ports around this mode's `api`, `cache` and `models`; None: `cluster_ports`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: KubernetesApi,
+        make_ports: Callable[[KubernetesMode], AbstractAsyncContextManager[Ports]] | None = None,
+        *,
+        on_action: OnAction = ignore_action,
+    ) -> None:
+        self.settings = settings
+        self.cache = Cache()
+        self.api = WriteThrough(api, self.cache)
+        self.queue = WorkQueue()
+        self.feed = Feed(api, self.cache, settings.namespaces, self.queue.add)
+        identity = _identity()
+        self.models = KubernetesModelStore(self.api, self.cache, now, instance=identity)
+        self._make_ports = make_ports or cluster_ports
+        self._on_action = on_action
+        self._lease = LeaderLease(
+            api,
+            settings.own_namespace or _pod_namespace(),
+            LEASE_NAME,
+            identity,
+            monotonic=time.monotonic,
+            wall=time.time,
+            sleep=self._pause,
+        )
+        self._heartbeat_at = time.monotonic()
+        self._kinds: frozenset[Kind] = frozenset()  # that are watched
+
+    async def discover(self) -> list[Kind]:
+        """The kinds to watch: those that the cluster has. To be called before `run`.
+
+        Waits for an API server that answers, and for our own definition. Raises Rejected when the operator may not
+        list one of them.
+        """
+        served = await self._list_all()
+        log.info(
+            "watching", kinds=list(map(str, served)), missing=[str(kind) for kind in WATCHED if kind not in served]
+        )
+        self._kinds = frozenset(served)
+        return served
+
+    async def _list_all(self) -> list[Kind]:
+        told = ""
+        while True:
+            try:
+                served = [kind for kind in WATCHED if await self.feed.resync(kind)]
+                if set(served) >= set(WATCHED) - set(OPTIONAL):
+                    return served
+                trouble = f"the definition of {RETRIEVAL_MODEL} is not installed"
+            except Retryable as error:
+                trouble = str(error)
+            if trouble != told:
+                log.warning("the cluster is not ready; trying again", error=trouble)
+            told = trouble
+            await self._pause(_RETRY_S)
+
+    def statuses(self) -> list[tuple[str, str, RetrievalModelStatus]]:
+        """(namespace, name, status) of every object, as last seen."""
+        return [
+            (obj["metadata"]["namespace"], obj["metadata"]["name"], read_status(obj))
+            for obj in self.cache.all(RETRIEVAL_MODEL)
+        ]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be the control plane until `stop` is set, once the Lease is ours. Raises LeaseLost."""
+        acquiring = asyncio.create_task(self._lease.acquire())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if acquiring.done():
+                await acquiring
+                LEADER.set(1)
+                await self._act(stop)
+        finally:
+            stopping.cancel()
+            acquiring.cancel()
+            LEADER.set(0)
+            await self._lease.release()
+
+    def health_problem(self) -> str:
+        """Why this process must be started again, in a sentence; "" while it is well. Asks nobody."""
+        silent_s = time.monotonic() - self._heartbeat_at
+        if silent_s > _HEARTBEAT_LIMIT_S:
+            return f"the control loop has not moved for {silent_s:.0f} s"
+        # A pass is cut at its deadline; one that is still there holds its worker for good.
+        longest_s = self.queue.longest_processing_s()
+        return f"a pass has not ended for {longest_s:.0f} s" if longest_s > 2 * PASS_DEADLINE_S else ""
+
+    async def _act(self, stop: asyncio.Event) -> None:
+        """Reconcile. Without the Lease everything is cut at once; told to stop, the passes under way end first."""
+        async with self._make_ports(self) as ports:
+            controller = Controller(
+                ports, decide, now, registry_poll_s=self.settings.registry_poll_seconds, on_action=self._on_action
+            )
+            try:
+                async with asyncio.TaskGroup() as group:
+                    beside = [group.create_task(self._lease.hold())]
+                    # What happened while we waited for the Lease.
+                    self._stop_for_new(await self._list_all(), stop)
+                    working = group.create_task(controller.work(self.queue, self.settings.workers))
+                    beside.append(group.create_task(self._resync_at_times(stop)))
+                    await stop.wait()
+                    self.queue.stop()
+                    await asyncio.wait({working}, timeout=_LAST_PASSES_S)
+                    for task in (working, *beside):
+                        task.cancel()
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors
+
+    async def _resync_at_times(self, stop: asyncio.Event) -> None:
+        """Find out what the watches did not tell. A kind that appears asks for another start."""
+        due_at = time.monotonic() + _FIRST_RESYNC_S
+        while True:
+            await asyncio.sleep(min(_MISSING_KINDS_S, max(0.0, due_at - time.monotonic())))
+            everything = time.monotonic() >= due_at
+            if everything:
+                due_at = time.monotonic() + _RESYNC_S
+            try:
+                kinds = [kind for kind in WATCHED if everything or kind not in self._kinds]
+                self._stop_for_new([kind for kind in kinds if await self.feed.resync(kind)], stop)
+            except Retryable as error:  # the watches tell what happens meanwhile
+                log.warning("the cluster could not be listed; trying again", error=str(error))
+                due_at = time.monotonic() + _MISSING_KINDS_S
+
+    def _stop_for_new(self, served: Sequence[Kind], stop: asyncio.Event) -> None:
+        if new := sorted(str(kind) for kind in served if kind not in self._kinds):
+            log.info("definitions were installed; starting again to watch them", kinds=new)
+            stop.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._heartbeat_at = time.monotonic()
+        await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def cluster_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
+    """The ports over the cluster and the configured MLflow servers; their connections end with the context."""
+    settings, api, cache = mode.settings, mode.api, mode.cache
+    images = settings.images.model_dump(by_alias=True)
+    connections = {
+        name: Connection(**connection.model_dump(exclude={"pod_secret"}))
+        for name, connection in settings.connections.items()
+    }
+    reporting = {
+        name: Reporting(tracking_uri=connection.uri, secret=connection.pod_secret)
+        for name, connection in settings.connections.items()
+    }
+    registry = MlflowRegistry(connections, cluster=settings.cluster)
+    try:
+        yield Ports(
+            models=mode.models,
+            workloads=KubernetesWorkloads(api, cache, now, images=images, reporting=reporting),
+            stacks=KubernetesStacks(api, cache, now, images=images),
+            traffic=KubernetesTraffic(api, cache),
+            registry=registry,
+            surroundings=KubernetesSurroundings(api, cache, now),
+        )
+    finally:
+        await registry.close()
+
+
+def _identity() -> str:
+    """A pod's name: of its processes only one runs at a time, and after a crash the next one need not wait."""
+    name = socket.gethostname()
+    return name if _NAMESPACE_FILE.exists() else f"{name}_{uuid.uuid4().hex[:8]}"
+
+
+def _pod_namespace() -> str:
+    with suppress(OSError):
+        return _NAMESPACE_FILE.read_text().strip()
+    return "default"

@@ -1,0 +1,317 @@
+"""The operator process against a real API server; what would run for an object is simulated (simulated_operator.py)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from retrieval_operator.adapters.kubernetes import permissions
+from retrieval_operator.api.constants import GROUP, VERSION
+
+pytestmark = pytest.mark.e2e
+
+PROGRAM = Path(__file__).parent / "simulated_operator.py"
+NAMESPACE = "default"
+DEADLINE_S = 90
+RESIDENT_LIMIT_MB = 150  # the goal for 100 objects
+
+
+def until(condition: Callable[[], Any], what: str, operator: Operator | None = None) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        assert operator is None or operator.process.poll() is None, f"the operator ended before: {what}"
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
+        time.sleep(0.1)
+
+
+class Cluster:
+    """What a person does with kubectl."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        connection = config.new_client_from_config(config_file=str(kubeconfig))
+        self.objects = client.CustomObjectsApi(connection)
+        self.core = client.CoreV1Api(connection)
+        self.leases = client.CoordinationV1Api(connection)
+        self.definitions = client.ApiextensionsV1Api(connection)
+        self.created: set[str] = set()
+
+    def create(self, name: str, namespace: str = NAMESPACE, **spec: Any) -> None:
+        document = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "RetrievalModel",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "storage": {"uri": "/storage"},
+                "data": {"uri": "/data/1", "revision": "1"},
+                "model": {"base": "preset:tiny"},
+                "promotion": {"gates": [{"min": "0.1"}]},
+                **spec,
+            },
+        }
+        self.objects.create_namespaced_custom_object(GROUP, VERSION, namespace, "retrievalmodels", document)
+        if namespace == NAMESPACE:
+            self.created.add(name)
+
+    def patch(self, name: str, patch: dict[str, Any]) -> None:
+        self.objects.patch_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name, patch)
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.objects.get_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def delete(self, name: str) -> None:
+        self.objects.delete_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name)
+        self.created.discard(name)
+
+    def promoted(self, name: str) -> dict[str, Any] | None:
+        """The object, once its present generation is promoted."""
+        found = self.get(name)
+        assert found is not None
+        for condition in found.get("status", {}).get("conditions", []):
+            is_current = condition["observedGeneration"] == found["metadata"]["generation"]
+            if condition["type"] == "Promoted" and condition["status"] == "True" and is_current:
+                return found
+        return None
+
+    def reasons(self, name: str) -> set[str]:
+        events = self.core.list_namespaced_event(NAMESPACE, field_selector=f"involvedObject.name={name}").items
+        return {event.reason for event in events}
+
+    def holder(self) -> str:
+        try:
+            return self.leases.read_namespaced_lease("retrieval-operator", NAMESPACE).spec.holder_identity or ""
+        except ApiException:
+            return ""
+
+
+class Operator:
+    """One process."""
+
+    def __init__(self, kubeconfig: Path, log: Path, **settings: str) -> None:
+        with socket.socket() as probes, socket.socket() as metrics:
+            for one in (probes, metrics):
+                one.bind(("127.0.0.1", 0))
+            self.probe_port, self.metrics_port = probes.getsockname()[1], metrics.getsockname()[1]
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "RETRIEVAL_OPERATOR_PROBE_PORT": str(self.probe_port),
+            "RETRIEVAL_OPERATOR_METRICS_PORT": str(self.metrics_port),
+            **settings,
+        }
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen([sys.executable, str(PROGRAM)], env=environment, stderr=output)
+
+    def stop(self) -> int:
+        """Ask it to end, and wait. Its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
+
+    def page(self, port: int, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def resident_mb(self) -> float:
+        return psutil.Process(self.process.pid).memory_info().rss / 2**20
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path) -> Iterator[Cluster]:
+    cluster = Cluster(kubeconfig)
+    yield cluster
+    for name in list(cluster.created):
+        cluster.delete(name)
+
+
+@pytest.fixture(scope="module")
+def limited(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with exactly the rights that the chart gives the operator: more than that, and its requests fail."""
+    with config.new_client_from_config(config_file=str(kubeconfig)) as connection:
+        core, rights = client.CoreV1Api(connection), client.RbacAuthorizationV1Api(connection)
+        metadata = {"name": "operator"}
+        core.create_namespaced_service_account(NAMESPACE, {"metadata": metadata})
+        rules = permissions.document()
+        rights.create_cluster_role({"metadata": metadata, "rules": rules["watched"] + rules["cluster"]})
+        rights.create_namespaced_role(NAMESPACE, {"metadata": metadata, "rules": rules["own"]})
+        account = {"kind": "ServiceAccount", "name": "operator", "namespace": NAMESPACE}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "name": "operator"}
+        binding = {"metadata": metadata, "subjects": [account]}
+        rights.create_cluster_role_binding({**binding, "roleRef": {**role, "kind": "ClusterRole"}})
+        rights.create_namespaced_role_binding(NAMESPACE, {**binding, "roleRef": {**role, "kind": "Role"}})
+        token = core.create_namespaced_service_account_token("operator", NAMESPACE, {"spec": {}}).status.token
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"] = [{"name": "admin", "user": {"token": token}}]
+    path = tmp_path_factory.mktemp("limited") / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+def start(cluster: Cluster, limited: Path, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
+    started: list[Operator] = []
+
+    def start_one(**settings: str) -> Operator:
+        started.append(Operator(limited, tmp_path / f"operator-{len(started)}.log", **settings))
+        return started[-1]
+
+    yield start_one
+    for operator in started:
+        operator.stop()
+        print(operator.log.read_text()[-4000:])
+
+
+@pytest.fixture
+def operator(start: Callable[..., Operator]) -> Operator:
+    return start()
+
+
+@pytest.fixture
+def restart_api_server(kubeconfig: Path) -> Iterator[Callable[[], None]]:
+    """Kill the server and start it again, with the same data. What was started here is ended with the test's server."""
+    port = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"].rpartition(":")[2]
+    restarted: list[subprocess.Popen[bytes]] = []
+
+    def restart() -> None:
+        found = [child for child in psutil.Process().children() if f"--secure-port={port}" in child.cmdline()]
+        command = found[0].cmdline()
+        found[0].kill()
+        found[0].wait(DEADLINE_S)
+        log = (kubeconfig.parent / "restarted.log").open("wb")
+        restarted.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    yield restart
+    # Other tests of this module still need it; the process ends with this one at the latest.
+    for process in restarted:
+        atexit.register(process.kill)
+
+
+def test_an_applied_object_is_promoted_and_kopf_leaves_no_trace_on_it(cluster: Cluster, operator: Operator) -> None:
+    cluster.create("feed")
+    found = until(lambda: cluster.promoted("feed"), "the first promotion", operator)
+    assert found["status"]["champion"]["stack"]
+    assert found["status"]["observedGeneration"] == 1
+    assert "Promoted" in until(lambda: cluster.reasons("feed"), "events")
+    assert not found["metadata"].get("finalizers")
+    assert not found["metadata"].get("annotations")
+    assert {field["manager"] for field in found["metadata"]["managedFields"] if field.get("subresource")} == {
+        "retrieval-operator-status"
+    }
+    assert operator.page(operator.probe_port, "/healthz")
+    metrics = operator.page(operator.metrics_port, "/metrics")
+    assert "retrieval_operator_leader 1.0" in metrics
+    assert 'retrieval_operator_champion_index_age_seconds{name="feed",namespace="default"}' in metrics
+    print(f"resident memory: {operator.resident_mb():.0f} MB")
+    assert operator.resident_mb() < RESIDENT_LIMIT_MB
+    assert operator.stop() == 0
+    assert cluster.holder() == ""
+    assert "orbidden" not in operator.log.read_text()
+
+
+def test_an_edit_is_followed_after_the_api_server_was_restarted(
+    cluster: Cluster, operator: Operator, restart_api_server: Callable[[], None]
+) -> None:
+    cluster.create("edited")
+    until(lambda: cluster.promoted("edited"), "the first promotion", operator)
+    restart_api_server()
+    until(lambda: answers(cluster), "the API server answers again")
+    cluster.patch("edited", {"spec": {"data": {"revision": "2"}}})
+    assert until(lambda: cluster.promoted("edited"), "the second promotion", operator)["metadata"]["generation"] == 2
+    assert operator.page(operator.probe_port, "/healthz")
+
+
+def test_a_second_operator_waits_until_the_first_hands_the_lease_on(
+    cluster: Cluster, start: Callable[..., Operator]
+) -> None:
+    first = start()
+    holder = until(cluster.holder, "the first has the lease", first)
+    second = start()
+    until(lambda: "waiting for the lease" in second.log.read_text(), "the second waits", second)
+    assert "retrieval_operator_leader 0.0" in second.page(second.metrics_port, "/metrics")
+    assert first.stop() == 0
+    until(lambda: cluster.holder() not in ("", holder), "the second has the lease", second)
+    cluster.create("later")
+    until(lambda: cluster.promoted("later"), "the second acts", second)
+
+
+def test_a_deleted_object_is_forgotten_and_others_go_on(cluster: Cluster, operator: Operator) -> None:
+    cluster.create("short-lived")
+    until(lambda: cluster.promoted("short-lived"), "the first promotion", operator)
+    cluster.delete("short-lived")
+    until(
+        lambda: 'name="short-lived"' not in operator.page(operator.metrics_port, "/metrics"),
+        "it is forgotten",
+        operator,
+    )
+    cluster.create("another")
+    until(lambda: cluster.promoted("another"), "the other's promotion", operator)
+
+
+def test_an_operator_of_some_namespaces_leaves_the_others_alone(
+    cluster: Cluster, start: Callable[..., Operator]
+) -> None:
+    elsewhere = "elsewhere"
+    cluster.core.create_namespace({"metadata": {"name": elsewhere}})
+    operator = start(RETRIEVAL_OPERATOR_NAMESPACES=f'["{NAMESPACE}"]')
+    cluster.create("theirs", namespace=elsewhere)
+    cluster.create("ours")
+    until(lambda: cluster.promoted("ours"), "the promotion of ours", operator)
+    theirs = cluster.objects.get_namespaced_custom_object(GROUP, VERSION, elsewhere, "retrievalmodels", "theirs")
+    assert "status" not in theirs
+
+
+def test_a_definition_that_is_installed_later_ends_the_process_in_good_order(
+    cluster: Cluster, operator: Operator
+) -> None:
+    until(cluster.holder, "the operator acts", operator)
+    names = {"plural": "inferenceservices", "singular": "inferenceservice", "kind": "InferenceService"}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1beta1", "served": True, "storage": True, "schema": schema}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "inferenceservices.serving.kserve.io"},
+        "spec": {"group": "serving.kserve.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    cluster.definitions.create_custom_resource_definition(definition)
+    try:
+        until(lambda: operator.process.poll() is not None, "the process ends")
+        assert operator.process.returncode == 0
+        assert cluster.holder() == ""
+    finally:
+        cluster.definitions.delete_custom_resource_definition("inferenceservices.serving.kserve.io")
+
+
+def answers(cluster: Cluster) -> bool:
+    try:
+        cluster.get("edited")
+    except Exception:  # every way in which a server can be away
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""What the client sends, and what it makes of answers. The real server's answers: tests/e2e/operator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from retrieval_operator.adapters.kubernetes.client import Answer, KubernetesClient, connected
+from retrieval_operator.adapters.kubernetes.kinds import JOB, NAMESPACE, POD, RETRIEVAL_MODEL, Kind
+from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
+
+
+def status(code: int, reason: str = "", message: str = "words", **details: Any) -> bytes:
+    document = {"kind": "Status", "code": code, "reason": reason, "message": message, "details": details}
+    return json.dumps(document).encode()
+
+
+NAMED = {"name": "feed", "kind": "jobs"}
+TERMINATING = {"causes": [{"reason": "NamespaceTerminating"}]}
+
+
+@pytest.mark.parametrize(
+    ("code", "content", "expected"),
+    [
+        (404, status(404, "NotFound", **NAMED), Gone),  # the object of a patch, or the namespace of a create
+        (404, status(404, "NotFound"), Retryable),  # no such path: the definition is not installed
+        (404, b"404 page not found\n", Retryable),
+        (409, status(409, "Conflict", **NAMED), Stale),
+        (403, status(403, "Forbidden", **NAMED), Rejected),
+        (403, status(403, "Forbidden", **TERMINATING), Gone),
+        (400, status(400, "BadRequest"), Rejected),
+        (422, status(422, "Invalid", **NAMED), Rejected),
+        (401, status(401, "Unauthorized"), Retryable),  # a token that was just replaced
+        (429, status(429, "TooManyRequests", retryAfterSeconds=1), Retryable),
+        (500, status(500, "InternalError"), Retryable),  # a webhook that does not answer
+        (503, b"<html>a proxy</html>", Retryable),
+        (504, status(504, "Timeout"), Retryable),
+    ],
+)
+def test_an_answer_becomes_the_error_it_means(code: int, content: bytes, expected: type[PortError]) -> None:
+    with pytest.raises(PortError) as caught:
+        Answer(code, content).object("patch Job ml/feed")
+    assert type(caught.value) is expected
+    assert str(caught.value).startswith("patch Job ml/feed: ")
+
+
+def test_the_words_of_the_server_reach_people() -> None:
+    with pytest.raises(Rejected, match=r"^create Job ml/feed: spec\.template is immutable$"):
+        Answer(422, status(422, "Invalid", "spec.template is immutable")).object("create Job ml/feed")
+
+
+def test_an_answer_without_words_says_its_status() -> None:
+    with pytest.raises(Retryable, match="HTTP status 502"):
+        Answer(502, b"").object("get Job ml/feed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "name", "path"),
+    [
+        (POD, "ml", "one", "/api/v1/namespaces/ml/pods/one"),
+        (POD, None, "", "/api/v1/pods"),
+        (JOB, "ml", "", "/apis/batch/v1/namespaces/ml/jobs"),
+        (NAMESPACE, None, "ml", "/api/v1/namespaces/ml"),
+        (NAMESPACE, "ignored", "ml", "/api/v1/namespaces/ml"),
+        (RETRIEVAL_MODEL, None, "", "/apis/retrieval-operator.io/v1alpha1/retrievalmodels"),
+    ],
+)
+def test_the_address_of_a_kind(kind: Kind, namespace: str | None, name: str, path: str) -> None:
+    assert kind.path(namespace, name) == path
+
+
+class Server:
+    """Records requests; answers what a test has put in, in order."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: list[tuple[int, Any]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        text = await request.text()
+        self.requests.append((request.method, request.path, dict(request.query), json.loads(text) if text else None))
+        self.headers.append(dict(request.headers))
+        code, document = self.answers.pop(0)
+        return web.json_response(document, status=code)
+
+
+@pytest.fixture
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server, KubernetesClient]]:
+    server = Server()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "secret-token"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    async with connected("retrieval-operator/test") as client:
+        yield server, client
+    await runner.cleanup()
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one", "namespace": "ml"}, **fields}
+
+
+Served = tuple[Server, KubernetesClient]
+JOBS = "/apis/batch/v1/namespaces/ml/jobs"
+
+
+async def test_every_patch_names_its_content_type(server: Served) -> None:
+    served, client = server
+    served.answers = [(200, job())] * 3
+    await client.patch(JOB, "ml", "one", {"metadata": {"labels": {"a": None}}}, resource_version="7")
+    await client.apply(job(spec={}), manager="me")
+    await client.apply_status(job(status={"x": 1.5}), manager="me")
+    assert [headers["Content-Type"] for headers in served.headers] == [
+        "application/merge-patch+json",
+        "application/apply-patch+yaml",
+        "application/apply-patch+yaml",
+    ]
+    by_us = {"fieldManager": "me", "force": "true"}
+    patch = {"metadata": {"labels": {"a": None}, "resourceVersion": "7"}}
+    assert served.requests == [
+        ("PATCH", f"{JOBS}/one", {}, patch),
+        ("PATCH", f"{JOBS}/one", by_us, job(spec={})),
+        ("PATCH", f"{JOBS}/one/status", by_us, job(status={"x": 1.5})),
+    ]
+
+
+async def test_requests_carry_the_token_and_our_name(server: Served) -> None:
+    served, client = server
+    served.answers = [(200, job())]
+    await client.get(JOB, "ml", "one")
+    assert served.headers[0]["Authorization"] == "Bearer secret-token"
+    assert served.headers[0]["User-Agent"] == "retrieval-operator/test"
+
+
+async def test_a_long_listing_is_read_page_by_page(server: Served) -> None:
+    served, client = server
+    served.answers = [
+        (200, {"kind": "JobList", "metadata": {"continue": "more"}, "items": [{"metadata": {"name": "one"}}]}),
+        (200, {"kind": "JobList", "metadata": {}, "items": [{"metadata": {"name": "two"}}]}),
+    ]
+    found = await client.list(JOB, None, {"b": "2", "a": "1"})
+    assert [(obj["kind"], obj["metadata"]["name"]) for obj in found] == [("Job", "one"), ("Job", "two")]
+    first, second = (query for _, _, query, _ in served.requests)
+    assert first == {"limit": "500", "labelSelector": "a=1,b=2"}
+    assert second == {**first, "continue": "more"}
+
+
+async def test_a_deletion_takes_dependents_with_it_and_minds_the_uid(server: Served) -> None:
+    served, client = server
+    served.answers = [(200, job()), (200, job()), (404, None), (409, {"kind": "Status", "reason": "Conflict"})]
+    await client.delete(JOB, "ml", "one")
+    await client.delete(JOB, "ml", "one", uid="u1", foreground=True)
+    await client.delete(JOB, "ml", "one")
+    await client.delete(JOB, "ml", "one", uid="u1")
+    assert [body for _, _, _, body in served.requests][:2] == [
+        {"propagationPolicy": "Background"},
+        {"propagationPolicy": "Foreground", "preconditions": {"uid": "u1"}},
+    ]
+
+
+async def test_what_exists_already_is_told_from_a_conflict(server: Served) -> None:
+    served, client = server
+    served.answers = [
+        (409, {"kind": "Status", "reason": "AlreadyExists"}),
+        (409, {"kind": "Status", "reason": "Conflict", "message": "quota changed"}),
+        (201, job()),
+    ]
+    assert await client.create(job()) is None
+    with pytest.raises(Stale):
+        await client.create(job())
+    assert await client.create(job()) == job()
+
+
+async def test_what_is_not_there_is_none_and_what_is_not_answered_may_be_asked_again(server: Served) -> None:
+    served, client = server
+    served.answers = [(404, {"kind": "Status", "reason": "NotFound"})]
+    assert await client.get(JOB, "ml", "one") is None
+    client._client.configuration.host = "http://127.0.0.1:1"
+    with pytest.raises(Retryable, match="does not answer"):
+        await client.get(JOB, "ml", "one")
+
+
+async def test_without_a_way_to_a_cluster_it_is_said_where_was_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    with pytest.raises(Rejected, match=r"KUBECONFIG, service account, ~/\.kube/config"):
+        async with connected("test"):
+            pass

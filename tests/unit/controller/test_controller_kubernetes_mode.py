@@ -1,0 +1,190 @@
+"""The life of an operator process in a cluster, over the in-memory API server. Over a real one: tests/e2e/operator."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval_operator import kubernetes_mode
+from retrieval_operator.adapters.kubernetes import lease
+from retrieval_operator.adapters.kubernetes.feed import WATCHED
+from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, LEASE, PYTORCH_JOB, RETRIEVAL_MODEL
+from retrieval_operator.adapters.kubernetes.lease import LeaseLost
+from retrieval_operator.adapters.memory import MemoryWorld
+from retrieval_operator.kubernetes_mode import KubernetesMode, cluster_ports
+from retrieval_operator.perform import Ports
+from retrieval_operator.ports import Rejected, Retryable
+from retrieval_operator.settings import MlflowConnection, Settings
+from retrieval_operator.telemetry import LEADER
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "ports"))
+
+from kubernetes_world import KubernetesWorld
+
+NOW = 1_700_000_000
+MODEL = {
+    "apiVersion": RETRIEVAL_MODEL.api_version,
+    "kind": RETRIEVAL_MODEL.kind,
+    "metadata": {"name": "feed", "namespace": "ml"},
+    "spec": {
+        "storage": {"uri": "/storage"},
+        "data": {"uri": "/data", "revision": "1"},
+        "model": {"base": "preset:tiny"},
+        "promotion": {"gates": [{"min": "0.1"}]},
+    },
+}
+
+
+@asynccontextmanager
+async def ports_of_nothing(mode: KubernetesMode) -> AsyncIterator[Ports]:
+    """The objects of the cluster; what runs for them is in memory, where nothing ever ends."""
+    memory = MemoryWorld(lambda: NOW)
+    yield Ports(
+        models=mode.models,
+        workloads=memory.workloads,
+        stacks=memory.stacks,
+        traffic=memory.traffic,
+        registry=memory.registry,
+        surroundings=memory.surroundings,
+    )
+
+
+class Process:
+    def __init__(self, world: KubernetesWorld) -> None:
+        self.world = world
+        self.mode = KubernetesMode(Settings(own_namespace="operator"), world, ports_of_nothing)
+        self.stop = asyncio.Event()
+
+    async def start(self) -> asyncio.Task[None]:
+        await self.mode.discover()
+        return asyncio.create_task(self.mode.run(self.stop))
+
+    def status(self) -> Any:
+        return self.world.object(RETRIEVAL_MODEL, "ml", "feed").get("status")
+
+    def holder(self) -> Any:
+        return self.world.object(LEASE, "operator", "retrieval-operator")["spec"].get("holderIdentity")
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the loop run until it is so; a test that waits in vain is ended by its time-out."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    monkeypatch.setattr(kubernetes_mode, "_RETRY_S", 0)
+    world = KubernetesWorld(lambda: NOW)
+    world.put(MODEL)
+    return Process(world)
+
+
+async def test_an_operator_acts_once_it_has_the_lease_and_hands_it_on_when_told_to_stop(process: Process) -> None:
+    running = await process.start()
+    await until(process.status)
+    assert process.status()["phase"] == "Training"
+    assert process.holder()
+    assert LEADER._value.get() == 1
+    process.stop.set()
+    await running
+    assert not process.holder()
+    assert LEADER._value.get() == 0
+
+
+async def test_nothing_is_decided_before_every_kind_was_listed(process: Process) -> None:
+    await process.mode.discover()
+    process.world.fail("list", JOB, Retryable("busy"), times=3)
+    running = asyncio.create_task(process.mode.run(process.stop))
+    await until(process.status)
+    process.stop.set()
+    await running
+    requests = [(verb, kind) for verb, kind, _ in process.world.requests]
+    first_write = next(n for n, (verb, kind) in enumerate(requests) if verb != "list" and kind != "Lease")
+    since = requests.index(("create", "Lease"))
+    listed = [kind for verb, kind in requests[since:first_write] if verb == "list"]
+    assert listed.count("Job") == 4
+    assert listed[-len(WATCHED) :] == [kind.kind for kind in WATCHED]
+
+
+async def test_a_lost_lease_cuts_the_passes_and_ends_the_process(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0)
+    running = await process.start()
+    await until(process.status)
+    process.world.change(LEASE, "operator", "retrieval-operator", {"spec": {"holderIdentity": "other"}})
+    with pytest.raises(LeaseLost, match="held by other"):
+        await running
+    assert process.holder() == "other"
+    assert LEADER._value.get() == 0
+
+
+async def test_without_the_lease_nothing_is_written_and_stopping_is_possible(process: Process) -> None:
+    held = {
+        "apiVersion": LEASE.api_version,
+        "kind": LEASE.kind,
+        "metadata": {"name": "retrieval-operator", "namespace": "operator"},
+        "spec": {"holderIdentity": "other", "leaseDurationSeconds": 90},
+    }
+    process.world.put(held)
+    running = await process.start()
+    await until(lambda: ("get", "Lease", "retrieval-operator") in process.world.requests)
+    process.stop.set()
+    await running
+    assert process.status() is None
+    assert process.holder() == "other"
+
+
+async def test_our_own_definition_is_waited_for_and_those_of_others_are_not(process: Process) -> None:
+    world = process.world
+    for kind in (RETRIEVAL_MODEL, INFERENCE_SERVICE, PYTORCH_JOB):
+        world.uninstall(kind)
+    discovering = asyncio.create_task(process.mode.discover())
+    await until(lambda: world.requests.count(("list", "RetrievalModel", "")) > 2)
+    assert not discovering.done()
+    world._missing_kinds.discard(RETRIEVAL_MODEL)
+    assert await discovering == [kind for kind in WATCHED if kind not in (INFERENCE_SERVICE, PYTORCH_JOB)]
+
+
+async def test_a_definition_that_came_while_we_waited_for_the_lease_ends_the_process(process: Process) -> None:
+    process.world.uninstall(INFERENCE_SERVICE)
+    await process.mode.discover()
+    process.world._missing_kinds.clear()
+    await process.mode.run(process.stop)
+    assert process.stop.is_set()
+    assert not process.holder()
+
+
+async def test_a_kind_that_may_not_be_listed_ends_the_process_with_the_servers_words(process: Process) -> None:
+    process.world.fail("list", JOB, Rejected("jobs.batch is forbidden"))
+    with pytest.raises(Rejected, match="forbidden"):
+        await process.mode.discover()
+
+
+async def test_a_control_loop_that_does_not_move_and_a_pass_that_does_not_end_are_unhealthy(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.mode.health_problem() == ""
+    process.mode._heartbeat_at -= 1000
+    assert "control loop has not moved for 1000 s" in process.mode.health_problem()
+    process.mode._heartbeat_at += 1000
+    process.mode.queue.add("ml/feed")
+    await process.mode.queue.get()
+    assert process.mode.health_problem() == ""
+    monkeypatch.setattr(kubernetes_mode, "PASS_DEADLINE_S", -1.0)
+    assert "a pass has not ended" in process.mode.health_problem()
+
+
+async def test_the_ports_are_made_from_the_settings() -> None:
+    connections = {"default": MlflowConnection(uri="http://mlflow.test:5000", pod_secret="mlflow")}
+    mode = KubernetesMode(Settings(connections=connections), KubernetesWorld(lambda: NOW))
+    async with cluster_ports(mode) as ports:
+        assert ports.models is mode.models
+        assert await ports.models.keys() == []

@@ -1,0 +1,139 @@
+"""The stable Service: what it says, who may move it, and what a person does to it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, SERVICE
+from retrieval_operator.ports import Rejected, Retryable, Stale
+
+Make = Callable[..., Any]
+SELECTOR = {"retrieval-operator.io/name": "feed", "retrieval-operator.io/stack": "s1"}
+
+
+@pytest.fixture
+async def live(cluster: Any, record: Make) -> Any:
+    """Stacks s1 and s2 exist, s1 is live."""
+    for stack in ("s1", "s2"):
+        await cluster.stacks.create(cluster.model, record(stack), 1)
+    await cluster.switch(record("s1"))
+    cluster.now += 100
+    return cluster
+
+
+def stable(cluster: Any) -> Any:
+    return cluster.world.object(SERVICE, "tenant", "feed")
+
+
+async def test_the_first_switch_makes_the_service_with_its_selector(live: Any) -> None:
+    assert stable(live)["spec"]["selector"] == SELECTOR
+    seen = await live.traffic.observe(live.model)
+    assert seen.address == "http://feed.tenant.svc"
+    assert seen.version == stable(live)["metadata"]["resourceVersion"]
+
+
+async def test_a_switch_is_one_patch(live: Any, record: Make) -> None:
+    live.world.requests.clear()
+    await live.switch(record("s2"))
+    assert live.world.requests == [("patch", "Service", "feed")]
+    assert stable(live)["spec"]["selector"] == {**SELECTOR, "retrieval-operator.io/stack": "s2"}
+    seen = await live.traffic.observe(live.model)
+    assert (seen.live, seen.previous, seen.switched_at) == (record("s2"), "s1", live.now)
+
+
+async def test_the_same_stack_under_another_record_keeps_since_when_it_is_live(live: Any, record: Make) -> None:
+    await live.switch(record("s2"))
+    before = await live.traffic.observe(live.model)
+    live.now += 100
+    await live.switch(record("s2", revision="another"))
+    seen = await live.traffic.observe(live.model)
+    assert seen.live == record("s2", revision="another")
+    assert (seen.previous, seen.switched_at) == (before.previous, before.switched_at)
+    assert seen.version != before.version
+
+
+async def test_a_change_that_the_cache_has_not_heard_of_makes_a_switch_stale(live: Any, record: Make) -> None:
+    """The API server compares, not the operator."""
+    version = (await live.traffic.observe(live.model)).version
+    live.world.hold_watches()
+    live.world.change(SERVICE, "tenant", "feed", {"metadata": {"labels": {"by": "hand"}}})
+    with pytest.raises(Stale):
+        await live.traffic.switch(live.model, record("s2"), version, live.now)
+    assert stable(live)["spec"]["selector"] == SELECTOR
+
+
+async def test_a_service_that_was_made_meanwhile_makes_the_first_switch_stale(cluster: Any, record: Make) -> None:
+    for stack in ("s1", "s2"):
+        await cluster.stacks.create(cluster.model, record(stack), 1)
+    await cluster.switch(record("s1"))
+    with pytest.raises(Stale):
+        await cluster.traffic.switch(cluster.model, record("s2"), "0", cluster.now)
+
+
+async def test_a_cut_switch_has_happened_or_not(live: Any, record: Make) -> None:
+    live.world.fail("patch", SERVICE, Retryable("the connection was reset"))
+    with pytest.raises(Retryable):
+        await live.switch(record("s2"))
+    assert (await live.traffic.observe(live.model)).live == record("s1")
+
+
+async def test_a_service_that_vanished_is_stale_and_not_the_end_of_the_object(live: Any, record: Make) -> None:
+    version = (await live.traffic.observe(live.model)).version
+    live.world.hold_watches()
+    live.world.remove(SERVICE, "tenant", "feed")
+    with pytest.raises(Stale):
+        await live.traffic.switch(live.model, record("s2"), version, live.now)
+
+
+async def test_a_stack_without_servers_is_not_switched_to(live: Any, record: Make) -> None:
+    live.world.remove(INFERENCE_SERVICE, "tenant", "feed-s2")
+    with pytest.raises(Stale, match="s2"):
+        await live.switch(record("s2"))
+
+
+async def test_a_selector_moved_by_hand_is_the_truth(live: Any, record: Make) -> None:
+    """`kubectl patch service` in an emergency: the record is that of the stack's own Service."""
+    moved = {"spec": {"selector": {"retrieval-operator.io/stack": "s2"}}}
+    live.world.change(SERVICE, "tenant", "feed", moved)
+    seen = await live.traffic.observe(live.model)
+    assert (seen.live, seen.previous) == (record("s2"), "s1")
+    with pytest.raises(Rejected, match="s2"):
+        await live.stacks.delete(live.model, "s2")
+    await live.switch(record("s1"))
+    assert (await live.traffic.observe(live.model)).live == record("s1")
+
+
+async def test_what_somebody_added_to_the_selector_goes_with_the_next_switch(live: Any, record: Make) -> None:
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"app": "typo"}}})
+    await live.switch(record("s2"))
+    assert stable(live)["spec"]["selector"] == {**SELECTOR, "retrieval-operator.io/stack": "s2"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"metadata": {"annotations": {"retrieval-operator.io/record": None}}}, "retrieval-operator.io/record"),
+        ({"metadata": {"annotations": {"retrieval-operator.io/record": '{"stack": 1}'}}}, "a stack's record"),
+        ({"metadata": {"annotations": {"retrieval-operator.io/switched-at": "noon"}}}, "no time in seconds"),
+        ({"spec": {"selector": {"retrieval-operator.io/stack": "s9"}}}, "names stack 's9'"),
+        ({"spec": {"selector": {"retrieval-operator.io/stack": None}}}, "names stack ''"),
+    ],
+)
+async def test_a_champion_is_never_guessed(live: Any, damage: Any, words: str) -> None:
+    live.world.change(SERVICE, "tenant", "feed", damage)
+    with pytest.raises(Rejected, match=words):
+        await live.traffic.observe(live.model)
+
+
+async def test_a_service_of_somebody_else_is_refused_and_stays(cluster: Any, record: Make) -> None:
+    theirs = {"apiVersion": "v1", "kind": "Service", "spec": {"selector": {"app": "theirs"}}}
+    cluster.world.put({**theirs, "metadata": {"name": "feed", "namespace": "tenant"}})
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    assert (await cluster.traffic.observe(cluster.model)).live is None
+    with pytest.raises(Rejected, match="Service tenant/feed"):
+        await cluster.switch(record("s1"))
+    await cluster.traffic.close(cluster.model)
+    assert stable(cluster)["spec"] == theirs["spec"]

@@ -1,0 +1,260 @@
+"""What is seen of an attempt: from the conditions of its Job and the words of its pods. Nothing is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retrieval_operator.adapters.kubernetes.kinds import JOB, POD, PYTORCH_JOB
+from retrieval_operator.adapters.kubernetes.pod_status import first_failure
+from retrieval_operator.adapters.kubernetes.workloads import QUEUE_LABEL, STOPPED_ANNOTATION
+from retrieval_operator.api.types import rfc3339
+from retrieval_operator.ports import Rejected, Retryable, Stale
+
+AT = "2026-01-31T12:00:00Z"
+
+
+def ended(code: int, message: str = "", *, reason: str = "Error", at: str = AT, state: str = "state") -> dict[str, Any]:
+    end = {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}
+    return {"name": "main", state: {"terminated": end}}
+
+
+def pod(*containers: dict[str, Any], phase: str = "Failed", **status: Any) -> dict[str, Any]:
+    metadata = {"name": "pod", "creationTimestamp": AT}
+    return {"metadata": metadata, "status": {"phase": phase, "containerStatuses": list(containers), **status}}
+
+
+SAID = '{"reason": "BadInput", "message": "items: column title is missing"}'
+EARLY, LATE = "2026-01-31T11:00:00Z", "2026-01-31T13:00:00Z"
+EVICTED = {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
+PREEMPTED = {
+    "conditions": [
+        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "lastTransitionTime": EARLY}
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        ([pod(ended(0))], None),
+        ([pod(phase="Pending")], None),
+        ([pod(ended(65, SAID))], (65, "BadInput", "items: column title is missing")),
+        ([pod(ended(65, ""))], (65, "BadInput", "")),
+        ([pod(ended(1, "Traceback\nValueError: no"))], (1, "Crashed", "Traceback\nValueError: no")),
+        ([pod(ended(1, '["not", "ours"]'))], (1, "Crashed", '["not", "ours"]')),
+        ([pod(ended(137, "", reason="OOMKilled"))], (137, "OOMKilled", "it needed more memory than its limit allows")),
+        ([pod(ended(143), **EVICTED)], (None, "Evicted", EVICTED["message"])),
+        ([pod(ended(1, SAID, state="lastState"), phase="Running")], (1, "BadInput", "items: column title is missing")),
+        ([pod(ended(74, at=LATE)), pod(ended(75, at=EARLY))], (75, "TemporarilyUnavailable", "")),
+        ([pod(ended(1, "peer", at=EARLY)), pod(ended(137, reason="OOMKilled", at=LATE))], (137, "OOMKilled", ...)),
+        ([pod(ended(1, "peer", at=EARLY)), pod(**EVICTED)], (None, "Evicted", ...)),
+        ([pod(ended(143), **PREEMPTED), pod(ended(65, SAID, at=LATE))], (65, "BadInput", ...)),
+    ],
+    ids=[
+        "a success is no failure",
+        "nor is a pod that has not started",
+        "the program's own words",
+        "its exit code has a meaning without words",
+        "else the end of its log",
+        "whatever that looks like",
+        "out of memory, by the kubelet's word",
+        "an evicted pod, whatever its container ended with",
+        "a container that was started again has failed before",
+        "the first of several",
+        "out of memory before a crash, which may follow from it",
+        "and so an eviction",
+        "a program's words before a preemption, after which it was started again",
+    ],
+)
+def test_the_failure_that_is_told(pods, expected):
+    failure = first_failure(pods)
+    if expected is None:
+        assert failure is None
+        return
+    code, reason, message = expected
+    assert (failure.exit_code, failure.reason) == (code, reason)
+    assert message in (..., failure.message)
+
+
+async def seen(workloads, model):
+    (found,) = await workloads.observe(model)
+    return found
+
+
+@pytest.fixture
+async def started(workloads, world, make, work_of) -> Callable[..., Any]:
+    """started("Job") is an object whose training runs with this backend; its name is in `name_of`."""
+
+    async def start(backend: str = "Job", **training: Any):
+        nodes = 1 if backend == "Job" else 2
+        model = make(lambda spec: spec["training"].update(backend=backend, nodes=nodes, **training))
+        await workloads.start(model, work_of(model)["train"])
+        return model
+
+    return start
+
+
+NAME = "feed-01234567-train-1"
+FAILED = {"type": "Failed", "status": "True", "lastTransitionTime": LATE}
+
+
+async def test_observing_and_starting_again_ask_for_nothing_but_the_creation(started, workloads, world):
+    model = await started()
+    before = list(world.requests)
+    await workloads.observe(model)
+    assert world.requests == before == [("create", "Job", NAME)]
+
+
+async def test_out_of_memory_names_the_field_to_raise(started, workloads, world):
+    model = await started()
+    world.finish_job("search", NAME, 137, reason="OOMKilled")
+    found = await seen(workloads, model)
+    assert (found.state, found.exit_code, found.reason) == ("Failed", 137, "OOMKilled")
+    assert found.message.endswith("raise spec.training.resources.limits.memory")
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "condition"),
+    [
+        (JOB, "Job", FAILED | {"reason": "DeadlineExceeded", "message": "Job was active longer"}),
+        (
+            PYTORCH_JOB,
+            "PyTorchJob",
+            FAILED | {"message": "failed because it was active longer than specified deadline"},
+        ),
+    ],
+    ids=["Job", "PyTorchJob"],
+)
+async def test_a_deadline_goes_before_what_programs_said_when_they_were_ended(
+    started, workloads, world, kind, backend, condition
+):
+    model = await started(backend)
+    pods = world.start_pytorch_job("search", NAME) if backend == "PyTorchJob" else [world.start_job("search", NAME)]
+    for name in pods:
+        world.end_pod("search", name, 143)
+    world.change(kind, "search", NAME, {"status": {"conditions": [condition]}})
+    found = await seen(workloads, model)
+    assert (found.state, found.reason, found.exit_code) == ("Failed", "DeadlineExceeded", None)
+
+
+async def test_what_kept_a_pod_from_starting_is_told_when_the_deadline_ends_it(started, workloads, world):
+    model = await started()
+    name = world.start_job("search", NAME)
+    waiting = {"name": "main", "image": "typo:1", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    world.change(POD, "search", name, {"status": {"phase": "Pending", "containerStatuses": [waiting]}})
+    assert (await seen(workloads, model)).state == "Running"
+    world.remove(POD, "search", name)
+    gone = FAILED | {"reason": "DeadlineExceeded"}
+    world.change(JOB, "search", NAME, {"status": {"conditions": [gone]}})
+    found = await seen(workloads, model)
+    assert "typo:1, which cannot be pulled" in found.message
+
+
+async def test_the_words_of_pods_that_a_failed_training_removes_are_remembered(started, workloads, world):
+    model = await started("PyTorchJob")
+    master, worker = world.start_pytorch_job("search", NAME)
+    again = {"running": {"startedAt": AT}}
+    status = {"containerStatuses": [ended(1, SAID, state="lastState") | {"restartCount": 1, "state": again}]}
+    world.change(POD, "search", master, {"status": status})
+    assert (await seen(workloads, model)).state == "Running", "the training-operator has not given up"
+    for name in (master, worker):
+        world.remove(POD, "search", name)
+    condition = FAILED | {"reason": "PyTorchJobFailed", "message": "it has reached the specified backoff limit"}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": {"conditions": [condition]}})
+    found = await seen(workloads, model)
+    assert (found.state, found.exit_code, found.reason) == ("Failed", 1, "BadInput")
+    assert found.message == "items: column title is missing"
+
+
+async def test_without_any_pod_the_controllers_own_words_are_told(started, workloads, world):
+    model = await started("PyTorchJob")
+    condition = FAILED | {"reason": "PyTorchJobFailed", "message": "it has reached the specified backoff limit"}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": {"conditions": [condition]}})
+    found = await seen(workloads, model)
+    assert (found.reason, found.message) == ("PyTorchJobFailed", "it has reached the specified backoff limit")
+
+
+@pytest.mark.parametrize(("backend", "kind"), [("Job", JOB), ("PyTorchJob", PYTORCH_JOB)])
+async def test_a_stopped_attempt_runs_until_its_last_pod_is_gone(started, workloads, world, now, backend, kind):
+    model = await started(backend)
+    (name, *others) = (
+        world.start_pytorch_job("search", NAME) if backend == "PyTorchJob" else [world.start_job("search", NAME)]
+    )
+    await workloads.stop(model, NAME)
+    spec = world.object(kind, "search", NAME)["spec"]
+    assert spec.get("runPolicy", spec)["suspend"] is True
+    assert (await seen(workloads, model)).state == "Running", "it may still write"
+    for other in others:
+        world.remove(POD, "search", other)
+    world.end_pod("search", name, 143)
+    found = await seen(workloads, model)
+    assert (found.state, found.reason, found.finished_at) == ("Failed", "Stopped", now[0])
+
+
+async def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_attempt_for_ever(started, workloads, world, now):
+    model = await started()
+    name = world.start_job("search", NAME)
+    await workloads.stop(model, NAME)
+    world.change(POD, "search", name, {"metadata": {"deletionTimestamp": rfc3339(now[0] + 30), "finalizers": ["x/y"]}})
+    assert (await seen(workloads, model)).state == "Running"
+    now[0] += 120
+    assert (await seen(workloads, model)).state == "Failed"
+
+
+async def test_what_waits_in_a_queue_is_stopped_for_good(started, workloads, world):
+    """Kueue resumes a job that it has admitted; the deadline then ends it at once."""
+    model = await started("PyTorchJob")
+    await workloads.stop(model, NAME)
+    job = world.object(PYTORCH_JOB, "search", NAME)
+    assert job["metadata"]["labels"][QUEUE_LABEL] == "gpus"
+    assert job["spec"]["runPolicy"] | {"suspend": True, "activeDeadlineSeconds": 1} == job["spec"]["runPolicy"]
+
+
+async def test_an_attempt_that_ended_before_the_stop_was_seen_is_not_stopped(started, workloads, world):
+    model = await started()
+    world.hold_watches()
+    world.finish_job("search", NAME)
+    with pytest.raises(Stale):
+        await workloads.stop(model, NAME)
+    world.deliver()
+    await workloads.stop(model, NAME)
+    assert (await seen(workloads, model)).state == "Succeeded"
+    assert STOPPED_ANNOTATION not in world.object(JOB, "search", NAME)["metadata"].get("annotations", {})
+
+
+async def test_a_deleted_job_has_a_record_until_its_pods_are_gone_and_is_not_touched_again(started, workloads, world):
+    model = await started()
+    # What the API server does for a deletion in the foreground, until the garbage collector is done.
+    world.change(JOB, "search", NAME, {"metadata": {"finalizers": ["foregroundDeletion"]}})
+    await workloads.delete(model, NAME)
+    before = list(world.requests)
+    for act in (workloads.stop, workloads.delete):
+        await act(model, NAME)
+    assert world.requests == before
+    assert (await seen(workloads, model)).state == "Running"
+    world.change(JOB, "search", NAME, {"metadata": {"finalizers": None}})
+    assert list(await workloads.observe(model)) == []
+
+
+async def test_the_attempt_of_a_newer_operator_is_left_alone(started, workloads, world):
+    model = await started()
+    world.change(JOB, "search", NAME, {"metadata": {"labels": {"retrieval-operator.io/step": "distil"}}})
+    assert list(await workloads.observe(model)) == []
+
+
+async def test_a_name_that_a_former_object_still_holds_is_waited_for(started, workloads, work_of):
+    model = await started()
+    other = model.model_copy(update={"metadata": model.metadata.model_copy(update={"uid": "another"})})
+    with pytest.raises(Retryable, match="waiting until it is removed"):
+        await workloads.start(other, work_of(other)["train"])
+
+
+async def test_a_name_that_somebody_else_has_is_refused(workloads, world, make, work_of):
+    model = make()
+    metadata = {"name": "feed-89abcdef-index-1", "namespace": "search"}
+    world.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}})
+    with pytest.raises(Rejected, match="somebody else"):
+        await workloads.start(model, work_of(model)["index"])

@@ -1,0 +1,228 @@
+"""What a person must mend in a cluster, said before work fails where it can be known, else when it is seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retrieval_operator.adapters.kubernetes.kinds import (
+    EVENT,
+    INFERENCE_SERVICE,
+    JOB,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    PYTORCH_JOB,
+)
+from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
+from retrieval_operator.ports import Rejected
+
+JOB_NAME = "feed-89abcdef-index-1"
+
+
+@pytest.fixture
+def surroundings(world, now):
+    return KubernetesSurroundings(world.api, world.cache, lambda: now[0])
+
+
+def claim(name: str, **status: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "search"}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {}, "status": status}
+
+
+@pytest.fixture
+def claims(world):
+    for name in ("models", "base-models"):
+        world.put(claim(name))
+        world.set_status(PERSISTENT_VOLUME_CLAIM, "search", name, {"phase": "Bound"})
+
+
+async def told(surroundings, model) -> dict[str, str]:
+    return {problem.dependency: problem.message for problem in await surroundings.problems(model)}
+
+
+async def test_nothing_is_missing_where_all_is_there(surroundings, model, claims):
+    assert await told(surroundings, model) == {}
+
+
+async def test_definitions_that_are_not_installed_are_named_with_the_way_out(surroundings, world, model, make, claims):
+    world.cache.unwatch(PYTORCH_JOB)
+    world.cache.unwatch(INFERENCE_SERVICE)
+    found = await told(surroundings, model)
+    assert set(found) == {"trainingOperator", "kserve"}
+    assert "training.backend: Job" in found["trainingOperator"]
+    alone = make(lambda spec: spec["training"].update(backend="Job", nodes=1))
+    assert set(await told(surroundings, alone)) == {"kserve"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [("Bound", None), ("Pending", None), ("Lost", "has lost its volume"), (None, "does not exist")],
+)
+async def test_a_claim_must_exist_and_may_wait_for_its_first_pod(surroundings, world, model, claims, phase, words):
+    if phase is None:
+        world.remove(PERSISTENT_VOLUME_CLAIM, "search", "models")
+    else:
+        world.set_status(PERSISTENT_VOLUME_CLAIM, "search", "models", {"phase": phase})
+    problems = await surroundings.problems(model)
+    assert [problem.holds_back for problem in problems] == ([True] if words else [])
+    assert all(words in problem.message for problem in problems)
+
+
+async def test_claims_of_volumes_count_and_are_named_by_their_field(surroundings, world, model, claims):
+    world.remove(PERSISTENT_VOLUME_CLAIM, "search", "base-models")
+    assert (
+        "training.pod.volumes: PersistentVolumeClaim search/base-models" in (await told(surroundings, model))["storage"]
+    )
+
+
+async def test_a_claim_is_asked_for_once_in_a_while(surroundings, world, model, now, claims):
+    for _ in range(3):
+        await surroundings.problems(model)
+    assert world.requests.count(("get", "PersistentVolumeClaim", "models")) == 1
+    now[0] += 60
+    await surroundings.problems(model)
+    assert world.requests.count(("get", "PersistentVolumeClaim", "models")) == 2
+
+
+async def test_what_this_operator_may_not_see_is_no_problem(surroundings, world, model):
+    world.fail("get", PERSISTENT_VOLUME_CLAIM, Rejected("forbidden"), times=2)
+    assert await told(surroundings, model) == {}
+
+
+async def test_a_claim_cannot_be_mounted_at_a_remote_address(surroundings, make, claims):
+    model = make(lambda spec: spec["storage"].update(uri="s3://bucket/models"))
+    assert "expected an absolute path" in (await told(surroundings, model))["storage"]
+
+
+def waits(reason: str, message: str = "") -> dict[str, Any]:
+    waiting = {"name": "main", "image": "registry.example/indexer:1", "state": {"waiting": {"reason": reason}}}
+    waiting["state"]["waiting"]["message"] = message
+    return {"phase": "Pending", "containerStatuses": [waiting]}
+
+
+UNSCHEDULABLE = {
+    "phase": "Pending",
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "dependency", "words"),
+    [
+        (waits("ErrImagePull"), "program", "registry.example/indexer:1, which cannot be pulled"),
+        (waits("CreateContainerConfigError", 'secret "storage-keys" not found'), "secret", '"storage-keys" not found'),
+        (waits("CreateContainerError", "no such file"), "program", "no such file"),
+        (UNSCHEDULABLE, "quota", "0/1 nodes are available"),
+    ],
+    ids=["image", "secret", "command", "room"],
+)
+async def test_what_a_pod_waits_for_is_told_and_holds_nothing_back(
+    surroundings, workloads, world, model, work, claims, status, dependency, words
+):
+    await workloads.start(model, work["index"])
+    name = world.start_job("search", JOB_NAME)
+    world.set_status(POD, "search", name, status)
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == (dependency, False)
+    assert words in problem.message
+    world.finish_job("search", JOB_NAME, 1)
+    assert await told(surroundings, model) == {}, "what is over waits for nothing"
+
+
+async def test_both_words_of_a_missing_image_are_one_problem(surroundings, workloads, world, model, work, claims):
+    """The kubelet alternates between them; the status is written only when something changes."""
+    await workloads.start(model, work["index"])
+    name = world.start_job("search", JOB_NAME)
+    found = []
+    for reason in ("ErrImagePull", "ImagePullBackOff"):
+        world.set_status(POD, "search", name, waits(reason, f"{reason} after 3 tries"))
+        found.append(await told(surroundings, model))
+    assert found[0] == found[1]
+
+
+def warn(world, obj: dict[str, Any], reason: str, message: str) -> None:
+    involved = {"kind": obj["kind"], "name": obj["metadata"]["name"], "uid": obj["metadata"]["uid"]}
+    world.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{obj['metadata']['name']}.{reason.lower()}", "namespace": "search"},
+            "type": "Warning",
+            "involvedObject": involved,
+            "reason": reason,
+            "message": message,
+        }
+    )
+
+
+QUOTA = 'pods "x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=5, limited: pods=5'
+RESTRICTED = 'Error creating: pods "x-worker-0" is forbidden: violates PodSecurity "restricted:latest"'
+
+
+@pytest.mark.parametrize(
+    ("message", "dependency"),
+    [
+        (QUOTA, "quota"),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "podSecurity"),
+        ("error looking up service account search/trainer: not found", "program"),
+    ],
+    ids=["quota", "PodSecurity", "service account"],
+)
+async def test_pods_that_are_never_made_are_explained_by_the_events(
+    surroundings, workloads, world, model, work, now, claims, message, dependency
+):
+    await workloads.start(model, work["index"])
+    warn(world, world.object(JOB, "search", JOB_NAME), "FailedCreate", message)
+    assert await told(surroundings, model) == {}, "a controller needs a moment"
+    assert ("list", "Event", "") not in world.requests
+    now[0] += 61
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == (dependency, False)
+    assert message in problem.message
+    world.start_job("search", JOB_NAME)
+    assert await told(surroundings, model) == {}, "what was refused then is made by now"
+
+
+async def test_workers_that_pod_security_refuses_are_told_with_the_remedy(
+    surroundings, workloads, world, model, work, now, claims
+):
+    await workloads.start(model, work["train"])
+    for name in world.start_pytorch_job("search", "feed-01234567-train-1")[1:]:
+        world.remove(POD, "search", name)
+    warn(world, world.object(PYTORCH_JOB, "search", "feed-01234567-train-1"), "FailedCreatePod", RESTRICTED)
+    now[0] += 61
+    (problem,) = await surroundings.problems(model)
+    assert problem.dependency == "podSecurity"
+    assert "--pytorch-init-container-template-file" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("message", "dependency"),
+    [
+        ('MountVolume.SetUp failed for volume "certificates": secret "certificates" not found', "secret"),
+        ('MountVolume.SetUp failed for volume "nfs": exit status 32', "storage"),
+    ],
+)
+async def test_a_volume_that_cannot_be_mounted_is_told(
+    surroundings, workloads, world, model, work, now, claims, message, dependency
+):
+    await workloads.start(model, work["index"])
+    name = world.start_job("search", JOB_NAME)
+    world.set_status(POD, "search", name, waits("ContainerCreating"))
+    warn(world, world.object(POD, "search", name), "FailedMount", message)
+    now[0] += 61
+    assert message in (await told(surroundings, model))[dependency]
+
+
+@pytest.mark.parametrize("step", ["train", "index"])
+async def test_what_waits_in_a_queue_is_no_problem(surroundings, workloads, world, model, work, now, claims, step):
+    await workloads.start(model, work[step])
+    kind, name = (PYTORCH_JOB, "feed-01234567-train-1") if step == "train" else (JOB, JOB_NAME)
+    suspended = {"runPolicy": {"suspend": True}} if step == "train" else {"suspend": True}
+    world.change(kind, "search", name, {"spec": suspended})
+    now[0] += 3600
+    assert await told(surroundings, model) == {}
+    assert ("list", EVENT.kind, "") not in world.requests
