@@ -51,6 +51,7 @@ _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _FIRST_RESYNC_S = 15.0
 _RESYNC_S = 600.0
 _MISSING_KINDS_S = 60.0
+_RETRY_AFTER_RESYNC_S = 10.0
 _RETRY_S = 5.0
 # The lease loop turns every 30 s, and one request takes at most as long.
 _HEARTBEAT_LIMIT_S = 150.0
@@ -192,7 +193,7 @@ class KubernetesMode:
                 self._stop_for_new([kind for kind in kinds if await self.feed.resync(kind)], stop)
             except Retryable as error:  # the watches tell what happens meanwhile
                 log.warning("the cluster could not be listed; trying again", error=str(error))
-                due_at = time.monotonic() + _MISSING_KINDS_S
+                due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S
 
     def _stop_for_new(self, served: Sequence[Kind], stop: asyncio.Event) -> None:
         if new := sorted(str(kind) for kind in served if kind not in self._kinds):

@@ -18,6 +18,7 @@ from retrieval_operator.adapters.memory import MemoryWorld
 from retrieval_operator.domain.simulated_reports import passing_report
 from retrieval_operator.kubernetes_mode import KubernetesMode, now
 from retrieval_operator.perform import Ports
+from retrieval_operator.ports import PortError
 from retrieval_operator.settings import load_settings
 from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging, configure_logging
 
@@ -45,9 +46,14 @@ async def play(mode: KubernetesMode, world: MemoryWorld) -> None:
     """Let programs end, and wake the object as the watch of its Jobs would."""
     while True:
         await asyncio.sleep(PROGRAM_S)
-        models = [await mode.models.get(key) for key in await mode.models.keys()]
         running = set(world.workloads.running())
-        for model in filter(None, models):
+        for key in await mode.models.keys():
+            try:
+                model = await mode.models.get(key)
+            except PortError:  # it cannot be read; its status says so
+                continue
+            if model is None:
+                continue
             for attempt in await world.workloads.observe(model):
                 if attempt.name not in running:
                     continue

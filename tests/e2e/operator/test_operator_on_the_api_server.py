@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from retrieval_operator.api.constants import GROUP, VERSION
 
 pytestmark = pytest.mark.e2e
 
-PROGRAM = Path(__file__).parent / "simulated_operator.py"
+SIMULATED = (sys.executable, str(Path(__file__).parent / "simulated_operator.py"))
+REAL = (str(Path(sys.executable).parent / "retrieval-operator"), "kubernetes", "run")
 NAMESPACE = "default"
 DEADLINE_S = 90
 RESIDENT_LIMIT_MB = 150  # the goal for 100 objects
@@ -110,7 +111,7 @@ class Cluster:
 class Operator:
     """One process."""
 
-    def __init__(self, kubeconfig: Path, log: Path, **settings: str) -> None:
+    def __init__(self, command: Sequence[str], kubeconfig: Path, log: Path, **settings: str) -> None:
         with socket.socket() as probes, socket.socket() as metrics:
             for one in (probes, metrics):
                 one.bind(("127.0.0.1", 0))
@@ -124,7 +125,7 @@ class Operator:
         }
         self.log = log
         with log.open("wb") as output:
-            self.process = subprocess.Popen([sys.executable, str(PROGRAM)], env=environment, stderr=output)
+            self.process = subprocess.Popen(command, env=environment, stderr=output)
 
     def stop(self) -> int:
         """Ask it to end, and wait. Its exit code."""
@@ -178,8 +179,8 @@ def limited(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(cluster: Cluster, limited: Path, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
     started: list[Operator] = []
 
-    def start_one(**settings: str) -> Operator:
-        started.append(Operator(limited, tmp_path / f"operator-{len(started)}.log", **settings))
+    def start_one(command: Sequence[str] = SIMULATED, **settings: str) -> Operator:
+        started.append(Operator(command, limited, tmp_path / f"operator-{len(started)}.log", **settings))
         return started[-1]
 
     yield start_one
@@ -233,6 +234,48 @@ def test_an_applied_object_is_promoted_and_kopf_leaves_no_trace_on_it(cluster: C
     assert operator.stop() == 0
     assert cluster.holder() == ""
     assert "orbidden" not in operator.log.read_text()
+
+
+def test_the_real_operator_says_what_is_missing_in_a_cluster_without_the_other_controllers(
+    cluster: Cluster, start: Callable[..., Operator]
+) -> None:
+    operator = start(REAL, RETRIEVAL_OPERATOR_LOG_FORMAT="json")
+    cluster.create("waits", training={"nodes": 2})
+
+    def missing() -> str:
+        conditions = (cluster.get("waits") or {}).get("status", {}).get("conditions", [])
+        found = {condition["type"]: condition for condition in conditions}.get("DependenciesReady", {})
+        return str(found["message"]) if found.get("status") == "False" else ""
+
+    message = until(missing, "DependenciesReady is False", operator)
+    print(message)
+    assert "PyTorchJob" in message
+    assert operator.page(operator.probe_port, "/healthz")
+    assert operator.stop() == 0
+    log = operator.log.read_text()
+    assert "orbidden" not in log
+    assert "crashed" not in log
+    assert all(line.startswith("{") for line in log.splitlines())
+
+
+def test_an_object_that_a_wider_definition_let_in_says_so_and_harms_nobody(
+    cluster: Cluster, operator: Operator
+) -> None:
+    name = f"retrievalmodels.{GROUP}"
+    schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
+    narrow = cluster.definitions.read_custom_resource_definition(name, _preload_content=False).json()
+    wide = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    before = narrow["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    cluster.definitions.patch_custom_resource_definition(name, [{"op": "replace", "path": schema, "value": wide}])
+    try:
+        until(lambda: accepts(cluster, "odd", colour="red"), "the wider definition is in force")
+        condition = until(lambda: stalled(cluster, "odd"), "it is stalled", operator)
+        assert condition["reason"] == "InvalidSpec"
+        assert "spec.colour: unknown field" in condition["message"]
+        cluster.create("even")
+        until(lambda: cluster.promoted("even"), "the other's promotion", operator)
+    finally:
+        cluster.definitions.patch_custom_resource_definition(name, [{"op": "replace", "path": schema, "value": before}])
 
 
 def test_an_edit_is_followed_after_the_api_server_was_restarted(
@@ -307,6 +350,27 @@ def test_a_definition_that_is_installed_later_ends_the_process_in_good_order(
         assert cluster.holder() == ""
     finally:
         cluster.definitions.delete_custom_resource_definition("inferenceservices.serving.kserve.io")
+
+
+def accepts(cluster: Cluster, name: str, **spec: Any) -> bool:
+    """Whether the server keeps a field that no definition of ours has."""
+    try:
+        cluster.create(name, **spec)
+    except ApiException as error:
+        if error.status == 409:
+            cluster.delete(name)
+        return False
+    found = cluster.get(name)
+    assert found is not None
+    if not spec.keys() <= found["spec"].keys():
+        cluster.delete(name)
+        return False
+    return True
+
+
+def stalled(cluster: Cluster, name: str) -> Any:
+    conditions = (cluster.get(name) or {}).get("status", {}).get("conditions", [])
+    return next((condition for condition in conditions if condition["type"] == "Stalled"), None)
 
 
 def answers(cluster: Cluster) -> bool:

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import kopf
 import pytest
 
-from retrieval_operator import kubernetes_mode
+from retrieval_operator import kopf_app, kubernetes_mode
 from retrieval_operator.adapters.kubernetes import lease
 from retrieval_operator.adapters.kubernetes.feed import WATCHED
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, LEASE, PYTORCH_JOB, RETRIEVAL_MODEL
@@ -180,6 +181,23 @@ async def test_a_control_loop_that_does_not_move_and_a_pass_that_does_not_end_ar
     assert process.mode.health_problem() == ""
     monkeypatch.setattr(kubernetes_mode, "PASS_DEADLINE_S", -1.0)
     assert "a pass has not ended" in process.mode.health_problem()
+
+
+async def test_the_probe_fails_for_good_when_the_process_is_unhealthy(process: Process) -> None:
+    probe = kopf_app._probe(process.mode)
+    assert await probe(memo=None) == "well"
+    process.mode._heartbeat_at -= 1000
+    with pytest.raises(kopf.PermanentError, match="has not moved"):
+        await probe(memo=None)
+
+
+def test_children_are_selected_by_our_label_on_the_server_and_kopf_writes_no_events() -> None:
+    settings = kopf_app._settings(WATCHED)
+    selectors = settings.watching.label_selectors
+    assert selectors["batch", "v1", "jobs"] == "app.kubernetes.io/managed-by=retrieval-operator"
+    assert (RETRIEVAL_MODEL.group, RETRIEVAL_MODEL.version, RETRIEVAL_MODEL.plural) not in selectors
+    assert not settings.posting.enabled
+    assert settings.scanning.disabled
 
 
 async def test_the_ports_are_made_from_the_settings() -> None:

@@ -161,7 +161,8 @@ def _label(obj: Object) -> str:
 
 
 def _is_newer(metadata: Object, known: Object) -> bool:
-    """Another UID is a successor. Of one object a higher resourceVersion is newer: they are comparable integers."""
-    if metadata["uid"] != known["uid"]:
-        return True
+    """By resourceVersion: integers that grow with every change of any object of the kind, a successor's included.
+
+    So what is still told of a predecessor (kopf keeps the order of one object's events only) replaces nothing.
+    """
     return int(metadata["resourceVersion"]) > int(known["resourceVersion"])

@@ -45,6 +45,7 @@ def test_the_end_of_a_predecessor_does_not_remove_its_successor() -> None:
     cache = Cache()
     cache.put(JOB, job(1, uid="before"))
     cache.put(JOB, job(5, uid="after"))
+    assert not cache.put(JOB, job(3, uid="before"))
     assert not cache.remove(JOB, job(4, uid="before"))
     found = cache.get(JOB, "ml", "job")
     assert found is not None
