@@ -15,7 +15,7 @@ from retrieval_core.prompts import Percentiles, PromptRenderer, PromptSpec, add_
 from retrieval_trainer.bias import column_bias
 from retrieval_trainer.checkpoint import Progress
 from retrieval_trainer.config import TrainConfig
-from retrieval_trainer.distributed import barrier, from_first_rank, is_first_rank
+from retrieval_trainer.distributed import barrier, from_first_rank, is_first_on_node, is_first_rank
 from retrieval_trainer.encoder import MICRO_BATCH_TOKENS, TokenBatch
 from retrieval_trainer.examples import TrainingExamples, training_examples
 from retrieval_trainer.gather import rank, world_size
@@ -141,11 +141,11 @@ def assemble(config: TrainConfig, device: torch.device) -> Training:
 
 
 def _base_directory(config: TrainConfig, dataset: Dataset) -> Path:
-    """The base's local directory; one rank makes the tiny preset or downloads, the others find it done."""
-    if not is_first_rank():
+    """The base's local directory; on each node one rank makes the tiny preset or downloads, the others find it done."""
+    if not is_first_on_node():
         barrier()
     path = local_path(config.base.uri) if config.base.uri is not None else tiny_base(dataset)
-    if is_first_rank():
+    if is_first_on_node():
         barrier()
     return path
 

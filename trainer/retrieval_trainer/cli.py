@@ -42,8 +42,8 @@ def main(
 
     retrieval-train --import s3://models/feed/bundle
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        # All ranks share one termination log, and a peer that was cut off must not hide the first rank's reason.
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # A node's ranks share one termination log, and a peer that was cut off must not hide the first one's reason.
         os.environ[TERMINATION_LOG_VARIABLE] = os.devnull
     with exit_with_reason():
         configure_logging()

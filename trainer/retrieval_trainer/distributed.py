@@ -46,6 +46,11 @@ def is_first_rank() -> bool:
     return rank() == 0
 
 
+def is_first_on_node() -> bool:
+    """Whether this rank makes what the ranks of a node share: its local files, its termination log."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def barrier() -> None:
     """Wait for every rank; nothing with one."""
     if world_size() > 1:

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from retrieval_core.bundle.loading import quiet_progress
 from retrieval_core.dataset import Dataset
 from retrieval_core.files import canonical_json, write_json
 from retrieval_core.log import get_logger
@@ -126,13 +126,20 @@ def _make(texts: list[str], recipe: TinyRecipe, directory: Path) -> None:
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(config)
     loss = _pretrain(model, _token_stream(texts, tokenizer), recipe)
-    with quiet_progress():
-        model.save_pretrained(directory)
+    _save_model(model, directory)
     tokenizer.save_pretrained(directory)
     write_json(directory / "tiny.json", {"formatVersion": 1, "recipe": asdict(recipe), "finalLoss": loss})
     log.info(
         "made the tiny base", documents=len(texts), loss=round(loss, 3), seconds=round(time.perf_counter() - started)
     )
+
+
+def _save_model(model: LlamaForCausalLM, directory: Path) -> None:
+    """What `model.save_pretrained` writes on the first rank alone, while every node needs a base of its own."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(directory)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}  # tied
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def _train_tokenizer(texts: list[str], recipe: TinyRecipe) -> Any:

@@ -27,6 +27,7 @@ def pod(*containers: dict[str, Any], phase: str = "Failed", **status: Any) -> di
 
 
 SAID = '{"reason": "BadInput", "message": "items: column title is missing"}'
+PEER = '{"reason": "Crashed", "message": "RuntimeError: Connection closed by peer"}'
 EARLY, LATE = "2026-01-31T11:00:00Z", "2026-01-31T13:00:00Z"
 EVICTED = {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 PREEMPTED = {
@@ -52,6 +53,7 @@ PREEMPTED = {
         ([pod(ended(1, "peer", at=EARLY)), pod(ended(137, reason="OOMKilled", at=LATE))], (137, "OOMKilled", ...)),
         ([pod(ended(1, "peer", at=EARLY)), pod(**EVICTED)], (None, "Evicted", ...)),
         ([pod(ended(143), **PREEMPTED), pod(ended(65, SAID, at=LATE))], (65, "BadInput", ...)),
+        ([pod(ended(1, PEER, at=EARLY)), pod(ended(1, SAID, at=LATE))], (1, "BadInput", ...)),
     ],
     ids=[
         "a success is no failure",
@@ -67,6 +69,7 @@ PREEMPTED = {
         "out of memory before a crash, which may follow from it",
         "and so an eviction",
         "a program's words before a preemption, after which it was started again",
+        "a reason before the crash of a peer, which has words as well",
     ],
 )
 def test_the_failure_that_is_told(pods, expected):

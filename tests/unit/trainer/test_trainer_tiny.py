@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from retrieval_core.dataset import Dataset
 from retrieval_core.files import sha256_file
@@ -65,3 +66,15 @@ def test_texts_of_the_test_part_are_not_in_it(dataset: Dataset) -> None:
 
 def test_the_number_of_documents_is_bounded(dataset: Dataset) -> None:
     assert 50 < len(training_texts(dataset, 100)) <= 100
+
+
+def test_a_rank_that_is_first_only_on_its_node_makes_a_whole_one(
+    cache: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process group transformers saves models on the very first rank only, and nodes share no disk."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        patch.setattr(torch.distributed, "get_rank", lambda *_: 1)
+        made = tiny_base(dataset, RECIPE)
+    model = AutoModelForCausalLM.from_pretrained(made)
+    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight), "tied"

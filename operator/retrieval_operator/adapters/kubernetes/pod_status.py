@@ -124,7 +124,7 @@ def container_failure(ended: Object) -> Failure:
         exit_code=code,
         reason=reason,
         message=message[:MESSAGE_MAX_CHARS],
-        rank=_SAID_WHY if said or reason != "Crashed" else _CRASHED,
+        rank=_CRASHED if reason == "Crashed" else _SAID_WHY,
     )
 
 
