@@ -1,0 +1,146 @@
+"""The images of a life, built from the repository's own Dockerfiles and given to the native cluster.
+
+Their base is a Debian like this machine's with Python, this machine's certificates and nothing else (mmdebstrap): no
+image registry is asked. Their tag is the hash of what they are made from, so what is there is not built again. They go
+to the node as one OCI archive, because three of the four share torch's layers (6 GB).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from native_cluster.images import IMPORT_TIMEOUT_S, containerd
+from native_cluster.layout import Layout
+
+ROOT = Path(__file__).parents[3]
+PREFIX = "localhost/"
+# What runs in the cluster, by the folder of its Dockerfile.
+COMPONENTS = {
+    "operator": "retrieval-operator",
+    "trainer": "retrieval-trainer",
+    "indexer": "retrieval-indexer",
+    "encoder_server": "retrieval-encoder-server",
+}
+TOOLS = ("buildah", "mmdebstrap")
+_BASE = "retrieval-e2e-base"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_BUILD_TIMEOUT_S = 3600  # seen on two busy cores: 8 minutes, 4 of them for the layer with torch
+# Seen: builder 8, archive 7, the node's copy of the archive and what it unpacks 14.
+FREE_SPACE_NEEDED_GB = 30
+
+
+def missing() -> str:
+    """Why images cannot be built and loaded here, in a sentence; "" when they can."""
+    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if lacking:
+        return f"{' and '.join(lacking)} not found: apt-get install {' '.join(lacking)}"
+    return ""
+
+
+def tag() -> str:
+    """The hash of all that the images of this working tree are made from."""
+    sources = [ROOT / name for name in ("pyproject.toml", "requirements.lock", ".dockerignore", "README.md")]
+    for folder in ("core", *COMPONENTS):
+        sources += [path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    sources += (ROOT / "scripts").glob("*.py")
+    return _digest(sources)
+
+
+def provide(layout: Layout) -> str:
+    """Build what is missing (`make images`) and load it; the tag of the images, whose names begin with PREFIX."""
+    wanted = tag()
+    names = [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
+    if set(names) <= set(containerd(layout, "images", "list", "--quiet").split()):
+        return wanted
+    _check_space()
+    settings = {"ENGINE": "buildah", "BASE_IMAGE": _base(), "IMAGE_PREFIX": PREFIX, "IMAGE_TAG": wanted}
+    _run("make", "--directory", str(ROOT), "images", *(f"{name}={value}" for name, value in settings.items()))
+    _load(layout, names)
+    return wanted
+
+
+def _base() -> str:
+    name = f"{PREFIX}{_BASE}:{_digest([_CERTIFICATES])}"
+    if _exists(name):
+        return name
+    packages = "python3,python3-venv,python3-pip,ca-certificates"
+    with tempfile.TemporaryDirectory(prefix="retrieval-e2e-") as home:
+        context = Path(home)
+        _run("mmdebstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(context / "root.tar"))
+        shutil.copyfile(_CERTIFICATES, context / "certificates.crt")
+        (context / "pip.conf").write_text(f"[global]\ncert = {_CERTIFICATES}\ntimeout = 180\n")
+        (context / "Dockerfile").write_text(
+            f"FROM scratch\nADD root.tar /\nCOPY certificates.crt {_CERTIFICATES}\nCOPY pip.conf /etc/pip.conf\n"
+        )
+        _run("buildah", "build", f"--tag={name}", home)
+    return name
+
+
+def _load(layout: Layout, names: Sequence[str]) -> None:
+    """By one OCI directory, in which shared layers are once, streamed to the node: no archive of it on the disk."""
+    with tempfile.TemporaryDirectory(prefix="retrieval-e2e-", dir="/var/tmp") as home:
+        for name in names:
+            _run("buildah", "push", name, f"oci:{home}:{name}")
+        _name_images(Path(home) / "index.json")
+        command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", "images", "import", "-"]
+        with subprocess.Popen(["tar", "--create", "--directory", home, "."], stdout=subprocess.PIPE) as tar:
+            done = subprocess.run(
+                command, stdin=tar.stdout, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
+            )
+        if done.returncode or tar.returncode:
+            raise RuntimeError(f"containerd did not take {', '.join(names)} (tar: {tar.returncode}): {done.stderr}")
+
+
+def _name_images(index: Path) -> None:
+    """containerd reads a whole reference from an annotation of its own; OCI's is for a tag."""
+    document = json.loads(index.read_text())
+    for manifest in document["manifests"]:
+        annotations = manifest["annotations"]
+        annotations["io.containerd.image.name"] = annotations["org.opencontainers.image.ref.name"]
+    index.write_text(json.dumps(document))
+
+
+def _exists(image: str) -> bool:
+    command = ["buildah", "inspect", "--type=image", image]
+    return subprocess.run(command, env=_environment(), capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def _run(*command: str) -> None:
+    """Raises RuntimeError with the last words of a command that failed."""
+    done = subprocess.run(
+        ["nice", "--adjustment=10", *command],
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_BUILD_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def _environment() -> dict[str, str]:
+    """Of buildah: without layers it would install torch at every build; chroot needs no rights that containers lack."""
+    return {**os.environ, "STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot", "BUILDAH_LAYERS": "true"}
+
+
+def _check_space() -> None:
+    free_gb = shutil.disk_usage("/var").free / 1e9
+    if free_gb < FREE_SPACE_NEEDED_GB:
+        raise RuntimeError(f"images need {FREE_SPACE_NEEDED_GB} GB below /var, found {free_gb:.0f} GB free")
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
