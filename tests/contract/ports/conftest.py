@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
+from kubernetes_world import KubernetesWorld, termination_message
 
 from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
@@ -44,10 +44,6 @@ from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 from retrieval_operator.ports import ModelStore, Registry, Stacks, Traffic, Workloads
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from kubernetes_world import KubernetesWorld, termination_message
 
 PROGRAMS_DIRECTORY = Path(__file__).parent / "programs"
 PROGRAMS = {

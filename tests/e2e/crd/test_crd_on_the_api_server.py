@@ -5,7 +5,6 @@ The table is tests/unit/api_crd/cases.yaml, which a unit test holds against the 
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -18,6 +17,8 @@ import pytest
 import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
+from manifest_cases import CASES, manifest
+from merge_patch import merge_patch
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.constants import GROUP, KIND, VERSION
@@ -37,7 +38,6 @@ from retrieval_operator.api.wire import from_wire, to_wire
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[3]
-CASES = yaml.safe_load((ROOT / "tests/unit/api_crd/cases.yaml").read_text())
 REFUSED = {title: case for title, case in CASES["refused"].items() if case["server"] != "accepted"}
 UNKNOWABLE = {title: case for title, case in CASES["refused"].items() if case["server"] == "accepted"}
 EXAMPLES = sorted(
@@ -49,34 +49,6 @@ MINUTE = 1_769_860_800  # 2026-01-31T12:00:00Z
 
 
 # -- manifests -------------------------------------------------------------------------------------------------------
-
-
-def manifest(case: dict[str, Any], patch: str = "patch") -> dict[str, Any]:
-    document = merged(CASES["manifest"], case.get(patch, {}))
-    if "repeat" in case:
-        return merged(document, repeated(**case["repeat"]))
-    return document
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
-
-
-def repeated(path: list[str], times: int, text: str = "", key: str = "") -> dict[str, Any]:
-    """A patch with a long text, or with a long key."""
-    inner: Any = text * times if text else {key * times: "x"}
-    for name in reversed(path):
-        inner = {name: inner}
-    return inner
 
 
 def refusals(call: Callable[[], Any]) -> dict[str, str]:
@@ -104,6 +76,7 @@ def test_it_is_accepted_and_stored_as_it_was_written(objects: client.CustomObjec
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_the_examples_are_accepted(objects: client.CustomObjectsApi, example: Path) -> None:
     written = yaml.safe_load((ROOT / example).read_text())
+    written["metadata"].pop("namespace", None)  # this server has none of its own
     stored = objects.create_namespaced_custom_object(*OBJECTS, written, dry_run="All", field_validation="Strict")
     assert stored["spec"] == written["spec"]
 
@@ -132,7 +105,7 @@ def test_an_edit_of_an_immutable_field_is_refused(objects: client.CustomObjectsA
     stored = objects.create_namespaced_custom_object(*OBJECTS, manifest(case, "from"))
     try:
         name, version = stored["metadata"]["name"], stored["metadata"]["resourceVersion"]
-        edited = merged(manifest(case, "to"), {"metadata": {"resourceVersion": version}})
+        edited = merge_patch(manifest(case, "to"), {"metadata": {"resourceVersion": version}})
 
         def edit() -> None:
             objects.replace_namespaced_custom_object(*OBJECTS, name, edited, dry_run="All", field_validation="Strict")
@@ -321,7 +294,9 @@ def test_two_appliers_of_variables_do_not_take_each_others(
     kubectl: Kubectl, feed: dict[str, Any], tmp_path: Path
 ) -> None:
     for manager in ("one", "two"):
-        document = merged(CASES["manifest"], {"spec": {"serving": {"pod": {"env": [{"name": manager, "value": "x"}]}}}})
+        document = merge_patch(
+            CASES["manifest"], {"spec": {"serving": {"pod": {"env": [{"name": manager, "value": "x"}]}}}}
+        )
         path = tmp_path / f"{manager}.yaml"
         path.write_text(yaml.safe_dump(document))
         applied = kubectl("apply", "--server-side", f"--field-manager={manager}", "-f", str(path), "--force-conflicts")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from retrieval_operator.api.constants import GROUP, VERSION
 from retrieval_operator.api.crd import CRD_FILE
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "contract" / "ports"))  # kubernetes_world
 DEADLINE_S = 60
 
 

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from manifest_cases import CASES, manifest
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from retrieval_operator.api import types
 from retrieval_operator.api.crd.rules import FORMAT_RULES, MODEL_RULES
 from retrieval_operator.api.objects import InvalidManifest, parse_manifest
 from retrieval_operator.domain.changes import EFFECTS, Effect, immutable_fields
-
-CASES = yaml.safe_load((Path(__file__).parent / "cases.yaml").read_text())
-
-
-def manifest(case: dict[str, Any], patch: str = "patch") -> dict[str, Any]:
-    document = merged(CASES["manifest"], case.get(patch, {}))
-    if "repeat" in case:
-        return merged(document, repeated(**case["repeat"]))
-    return document
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
-
-
-def repeated(path: list[str], times: int, text: str = "", key: str = "") -> dict[str, Any]:
-    """A patch with a long text, or with a long key."""
-    inner: Any = text * times if text else {key * times: "x"}
-    for name in reversed(path):
-        inner = {name: inner}
-    return inner
 
 
 def cases_about(kind: str) -> set[str]:

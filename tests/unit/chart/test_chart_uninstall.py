@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes_world import KubernetesWorld
 from typer.testing import CliRunner
 
 from retrieval_operator.adapters.kubernetes import permissions, uninstall
@@ -15,9 +14,6 @@ from retrieval_operator.adapters.kubernetes.kinds import DEPLOYMENT, POD, RETRIE
 from retrieval_operator.api.constants import API_VERSION, FINALIZER, KIND
 from retrieval_operator.cli import app
 from retrieval_operator.ports import Stale
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "ports"))
-from kubernetes_world import KubernetesWorld
 
 LABELS = {"app": "operator"}
 

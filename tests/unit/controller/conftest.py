@@ -10,31 +10,18 @@ from typing import Any, TypeVar
 
 import pytest
 import structlog
+from controller_examples import NOW, RECORD, WORKLOAD
 
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
 from retrieval_operator.controller import Controller
 from retrieval_operator.domain.observed import Observed, RegistryObserved, TrafficObserved
 from retrieval_operator.domain.plan import Action, Plan
-from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
+from retrieval_operator.domain.workloads import WorkloadSpec
 from retrieval_operator.perform import Ports
 from retrieval_operator.telemetry import configure_logging
 
 T = TypeVar("T")
-NOW = 1_700_000_000
-RECORD = StackRecord(
-    stack="s-1",
-    bundle_id="b-1",
-    bundle_uri="/b",
-    generation_id="g-1",
-    generation_uri="/g",
-    generation_key="k-1",
-    serving_hash="h",
-    revision="r-1",
-)
-WORKLOAD = WorkloadSpec(
-    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
-)
 
 
 class JumpingSelector(selectors.DefaultSelector):

@@ -6,32 +6,18 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+from controller_examples import NOW, RECORD, WORKLOAD
 
 from retrieval_operator.api.conditions import Reason
-from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
+from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain import plan as plans
 from retrieval_operator.domain.plan import Action, EmitEvent
-from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 from retrieval_operator.perform import CALLS
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 
 Call = Callable[..., Any]  # a fixture of conftest.py
 
 KEY = "default/feed"
-NOW = 1_700_000_000
-RECORD = StackRecord(
-    stack="s-1",
-    bundle_id="b-1",
-    bundle_uri="/b",
-    generation_id="g-1",
-    generation_uri="/g",
-    generation_key="k-1",
-    serving_hash="h",
-    revision="r-1",
-)
-WORKLOAD = WorkloadSpec(
-    name="feed-1-train-1", step=WorkloadStep.TRAIN, key="1", attempt=1, program="retrieval-train", arguments=()
-)
 # One action of every type, with the port call that performs it.
 EVERY_ACTION: list[tuple[Action, tuple[Any, ...]]] = [
     (run := plans.EnsureRun(step="train", key="1", name="train"), ("registry.ensure_run", run)),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import kopf
 import pytest
+from kubernetes_world import KubernetesWorld
 
 from retrieval_operator import kopf_app, kubernetes_mode
 from retrieval_operator.adapters.kubernetes import lease
@@ -23,10 +22,6 @@ from retrieval_operator.perform import Ports
 from retrieval_operator.ports import Rejected, Retryable
 from retrieval_operator.settings import MlflowConnection, Settings
 from retrieval_operator.telemetry import LEADER
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "ports"))
-
-from kubernetes_world import KubernetesWorld
 
 NOW = 1_700_000_000
 MODEL = {

@@ -1,12 +1,11 @@
-"""A cluster in memory (tests/contract/ports/kubernetes_world.py) with the adapters of serving over it."""
+"""A cluster in memory (tests/shared/kubernetes_world.py) with the adapters of serving over it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from kubernetes_world import KubernetesWorld
 
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
@@ -19,10 +18,6 @@ from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
 from retrieval_operator.adapters.kubernetes.traffic import KubernetesTraffic
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import StackRecord
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "ports"))
-
-from kubernetes_world import KubernetesWorld
 
 NOW = 1_700_000_000
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes_world import KubernetesWorld
 
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, POD, PYTORCH_JOB
 from retrieval_operator.adapters.kubernetes.programs import Reporting
@@ -18,10 +17,6 @@ from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain import commands
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
-
-# The API server in memory belongs to the contract tests; test folders are no packages.
-sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "ports"))
-from kubernetes_world import KubernetesWorld
 
 NOW = 1_700_000_000
 IMAGES = {"trainer": "retrieval-trainer:1", "indexer": "retrieval-indexer:1", "data": "retrieval-indexer:1"}

@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from merge_patch import merge_patch
+
 from retrieval_operator.adapters.kubernetes import permissions
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough, owner_uids
 from retrieval_operator.adapters.kubernetes.kinds import (
@@ -107,7 +109,7 @@ class KubernetesWorld:
             raise Gone(f'{kind.plural} "{name}" not found')
         if resource_version and resource_version != current["metadata"]["resourceVersion"]:
             raise Stale(f"{kind} {name}: the object has been modified")
-        merged = _merge_patch(current, patch)
+        merged = merge_patch(current, patch)
         added = set(merged["metadata"].get("finalizers", [])) - set(current["metadata"].get("finalizers", []))
         if added and "deletionTimestamp" in current["metadata"]:
             raise Rejected(f"{kind} {name}: no new finalizers can be added if the object is being deleted")
@@ -171,7 +173,7 @@ class KubernetesWorld:
     def change(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object:
         """Somebody else's merge patch, status included."""
         current = self._objects[kind, namespace, name]
-        return self._update(current, _merge_patch(current, patch))
+        return self._update(current, merge_patch(current, patch))
 
     def remove(self, kind: Kind, namespace: str, name: str) -> None:
         """Somebody else's deletion."""
@@ -426,19 +428,6 @@ def termination_message(reason: str, message: str) -> str:
 
 def _address(obj: Object) -> tuple[Kind, str, str]:
     return kind_of(obj), obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-
-
-def _merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = _merge_patch(result.get(key), value)
-    return result
 
 
 def _merge(current: Any, wanted: Any) -> Any:
