@@ -54,9 +54,22 @@ cluster-up: environment ## A real single-node Kubernetes with KServe and the tra
 cluster-down: environment ## Stop it and remove all it made but its logs
 	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster down
 
+.PHONY: smoke-prepare
+smoke-prepare: environment ## Only build what `make smoke` needs: the cluster's programs (half an hour) and our images
+	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster binaries
+	@PYTHONPATH=tests/e2e $(RUN) -m lives.images
+
+.PHONY: smoke
+smoke: environment ## Whole lives of models on that Kubernetes: stories 1 to 8 (20 minutes; where there is none: "not run")
+	$(RUN) -m pytest tests/e2e/lives -m "e2e and not e2e_full" -rs -s --durations=20 $(ARGS)
+
 .PHONY: e2e
-e2e: environment ## The tests on that Kubernetes; where there is none they say "not run" and why
-	$(RUN) -m pytest tests/e2e -m e2e -rs $(ARGS)
+e2e: environment ## All tests that need a Kubernetes, the stories of `make smoke` among them
+	$(RUN) -m pytest tests/e2e -m "e2e and not e2e_full" -rs $(ARGS)
+
+.PHONY: e2e-full
+e2e-full: environment ## The same with what goes wrong in clusters: an hour on two cores
+	$(RUN) -m pytest tests/e2e -m e2e -rs -s --durations=40 $(ARGS)
 
 .PHONY: crds
 crds: environment ## Write the CRD from the types into crds/ and the chart
@@ -86,6 +99,10 @@ golden: environment ## Rewrite the golden files; review the difference before yo
 .PHONY: bench
 bench: environment ## Measure times and memory of this machine and print a table
 	@$(RUN) tests/benchmarks/bench.py
+
+.PHONY: bench-operator
+bench-operator: environment ## The operator with 100 objects on a real API server: requests, memory, reaction (6 minutes)
+	@PYTHONPATH=tests/e2e $(RUN) tests/benchmarks/bench_operator.py $(ARGS)
 
 .PHONY: lock
 lock: ## Resolve the dependency lists anew into requirements.lock

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from native_cluster.binaries import ready_programs
+from native_cluster.layout import NotRun
 
 GOLDEN = Path(__file__).parent / "golden"
 Helm = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,14 +37,16 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """Runs helm, from RETRIEVAL_CLUSTER_BIN or the PATH; keywords are subprocess.run's."""
-    places = os.pathsep.join([os.environ.get("RETRIEVAL_CLUSTER_BIN", ""), os.environ["PATH"]])
-    program = shutil.which("helm", path=places)
-    if program is None:
-        pytest.skip("not run: there is no helm on the PATH")
+    """Runs helm: that of the cluster for tests, else that of the PATH. Keywords are subprocess.run's."""
+    try:
+        program: str | None = str(ready_programs("helm") / "helm")
+    except NotRun as reason:
+        program = shutil.which("helm")
+        if program is None:
+            pytest.skip(f"not run: there is no helm on the PATH, and {reason}")
 
     def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
         command = [program, *arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **settings)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(command, check=False, capture_output=True, text=True, **{"timeout": 60, **settings})  # type: ignore[call-overload, no-any-return]
 
     return run

@@ -6,10 +6,11 @@ What ends a pass, and when the next one comes:
     settled      nothing was done                                plan.requeue_after_s (None: with the next change)
     acted        something was done                              at once: its effect has to be observed
     repeated     the very same actions as in the pass before     backed off: the world has not followed yet
-    stale        somebody was faster (Stale)                     at once, then backed off
+    stale        somebody was faster (Stale), or what it needs
+                 is being deleted, such as a namespace (Gone)    at once, then backed off
     delayed      a port said "not now" (Retryable)               backed off; the actions after it were not tried (1)
     refused      a port said "never" (Rejected)                  backed off (1); people read the reason in an Event
-    gone         the object does not exist any more (Gone)       never
+    gone         the object does not exist any more              never
     crashed      anything else, a defect                         backed off
 
 (1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
@@ -106,9 +107,7 @@ class Controller:
         with measured(PassRecord(key)) as record:
             try:
                 result = await self._pass_in_time(key, record)
-            except Gone:
-                result = PassResult("gone")
-            except Stale as error:
+            except (Stale, Gone) as error:
                 result, record.error = PassResult("stale"), error
             except Retryable as error:
                 result, record.error = PassResult("delayed"), error

@@ -14,11 +14,11 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
 
+from retrieval_operator.adapters.kubernetes import own_pod
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough
 from retrieval_operator.adapters.kubernetes.feed import OPTIONAL, WATCHED, Feed
@@ -36,7 +36,7 @@ from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.controller import PASS_DEADLINE_S, Controller, OnAction, ignore_action
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.perform import Ports
-from retrieval_operator.ports import Retryable
+from retrieval_operator.ports import PortError, Retryable
 from retrieval_operator.settings import Settings
 from retrieval_operator.telemetry import LEADER
 from retrieval_operator.work_queue import WorkQueue
@@ -44,8 +44,6 @@ from retrieval_operator.work_queue import WorkQueue
 log = structlog.get_logger("retrieval_operator.kubernetes")
 
 LEASE_NAME = "retrieval-operator"
-# Where a pod finds its own namespace.
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # The first resync finds what vanished between our listing and the start of the watches, the others what a watch that
 # was away for long did not hear of. Gut feelings, with an eye on idle traffic.
 _FIRST_RESYNC_S = 15.0
@@ -89,7 +87,7 @@ class KubernetesMode:
         self._on_action = on_action
         self._lease = LeaderLease(
             api,
-            settings.own_namespace or _pod_namespace(),
+            settings.own_namespace or own_pod.namespace() or "default",
             LEASE_NAME,
             identity,
             monotonic=time.monotonic,
@@ -191,7 +189,7 @@ class KubernetesMode:
             try:
                 kinds = [kind for kind in WATCHED if everything or kind not in self._kinds]
                 self._stop_for_new([kind for kind in kinds if await self.feed.resync(kind)], stop)
-            except Retryable as error:  # the watches tell what happens meanwhile
+            except PortError as error:  # the watches tell meanwhile; an API server that starts refuses for a moment
                 log.warning("the cluster could not be listed; trying again", error=str(error))
                 due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S
 
@@ -235,10 +233,4 @@ async def cluster_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
 def _identity() -> str:
     """A pod's name: of its processes only one runs at a time, and after a crash the next one need not wait."""
     name = socket.gethostname()
-    return name if _NAMESPACE_FILE.exists() else f"{name}_{uuid.uuid4().hex[:8]}"
-
-
-def _pod_namespace() -> str:
-    with suppress(OSError):
-        return _NAMESPACE_FILE.read_text().strip()
-    return "default"
+    return name if own_pod.namespace() else f"{name}_{uuid.uuid4().hex[:8]}"

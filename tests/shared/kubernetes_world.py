@@ -19,6 +19,7 @@ from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough, ow
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
     JOB,
+    NAMESPACE,
     POD,
     PYTORCH_JOB,
     Kind,
@@ -60,6 +61,8 @@ class KubernetesWorld:
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         self._request("get", kind, name)
+        if kind == NAMESPACE:
+            return self._namespace(name)
         return copy.deepcopy(self._objects.get((kind, namespace or "", name)))
 
     async def list(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[Object]:
@@ -325,6 +328,11 @@ class KubernetesWorld:
             raise Retryable(f"{kind.plural}.{kind.group}: the server could not find the requested resource")
         if namespace in self._terminating:
             raise Gone(f"the namespace {namespace} is being terminated")
+
+    def _namespace(self, name: str) -> Object:
+        """Every namespace is there, as far as anybody asks."""
+        metadata = {"name": name, **({"deletionTimestamp": rfc3339(0)} if name in self._terminating else {})}
+        return {"apiVersion": NAMESPACE.api_version, "kind": NAMESPACE.kind, "metadata": metadata}
 
     def _create(self, obj: Object) -> Object:
         self._uids += 1

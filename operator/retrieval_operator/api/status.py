@@ -92,6 +92,7 @@ class GateVerdict(StatusPart):
     message: Message = Field(description="message says why, with the numbers.")
     n: Annotated[int, Field(ge=0, le=MAX_GENERATION)] = Field(default=0, description="n is how many members count.")
     value: float | None = Field(default=None, description="value of the candidate.")
+    shown: Word | None = Field(default=None, description="shown is value in four significant digits, for columns.")
     champion_value: float | None = Field(default=None, description="championValue on the same members.")
     delta: float | None = Field(default=None, description="delta is value less championValue.")
     lower: float | None = Field(default=None, description="lower one-sided confidence bound of delta.")

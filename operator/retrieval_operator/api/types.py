@@ -30,6 +30,7 @@ from pydantic.alias_generators import to_camel
 DECIMAL_PATTERN = r"^-?([0-9]{1,6}(\.[0-9]{1,12})?|[0-9]{1,3}(\.[0-9]{1,3})?[eE]-[1-9])$"
 WIRE = "wire"  # the serialisation context in which times are RFC 3339 strings (wire.py)
 CRON_PATTERN = r"^[0-9A-Za-z*?,/#-]+( +[0-9A-Za-z*?,/#-]+){4}$"  # five fields; CronSim would take seconds as well
+CREDENTIALS_PATTERN = "://[^/]*@"  # anywhere: fsspec chains URIs, as in zip://part::s3://user:secret@host
 LATEST_TIME = 253_402_300_799  # 9999-12-31T23:59:59Z: RFC 3339 has no later year
 
 
@@ -89,8 +90,7 @@ def _is_cron(value: str) -> str:
 
 def _has_no_credentials(value: str) -> str:
     """A URI ends up in command lines, statuses and tags."""
-    authority = value.partition("://")[2].partition("/")[0]
-    if "@" in authority:
+    if re.search(CREDENTIALS_PATTERN, value):
         raise ValueError("found credentials in the URI; leave them out and name their Secret in storage.secretRef")
     return value
 

@@ -33,6 +33,7 @@ for command in (
     writing.apply,
     running.run,
     reading.get,
+    reading.status,
     reading.describe,
     reading.plan,
     writing.approve,

@@ -50,7 +50,7 @@ def rollback(model: RetrievalModel, target: str, former: str) -> Request:
     champion = model.status.champion
     if champion is None:
         raise NothingToAsk("no stack is live yet, so there is nothing to return from")
-    known = _former_stacks(model, champion.stack, former)
+    known = former_stacks(model, former)
     chosen = target or next(iter(known), "")
     if not chosen:
         raise NothingToAsk(f"stack {champion.stack} is the first one; there is no stack to return to")
@@ -76,6 +76,13 @@ def retrain(model: RetrievalModel) -> Request:
     return Request({RETRAIN_ANNOTATION: str(number)}, f"training number {number} of this spec is asked for")
 
 
+def former_stacks(model: RetrievalModel, former: str) -> list[str]:
+    """Stacks that were once live, the latest first: the traffic's own memory (`former`), then the history."""
+    live = model.status.champion.stack if model.status.champion else ""
+    promoted = [e.record.stack for e in model.status.history if e.record is not None and e.outcome == "Promoted"]
+    return [stack for stack in dict.fromkeys((former, *promoted)) if stack and stack != live]
+
+
 def _waiting_candidate(model: RetrievalModel) -> tuple[str, str]:
     candidate = model.status.candidate
     if candidate is None:
@@ -83,9 +90,3 @@ def _waiting_candidate(model: RetrievalModel) -> tuple[str, str]:
     if candidate.step is not Step.AWAITING_APPROVAL:
         raise NothingToAsk(f"nothing waits for approval: {candidate.kind} {candidate.id} is at {candidate.step}")
     return candidate.approval_token, candidate.stack
-
-
-def _former_stacks(model: RetrievalModel, live: str, former: str) -> list[str]:
-    """Stacks that were once live, the latest first: the traffic's own memory, then the history."""
-    promoted = [e.record.stack for e in model.status.history if e.record is not None and e.outcome == "Promoted"]
-    return [stack for stack in dict.fromkeys((former, *promoted)) if stack and stack != live]

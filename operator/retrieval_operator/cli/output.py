@@ -107,3 +107,8 @@ def show_document(document: Any, chosen: Format) -> None:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         typer.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def one_or_all(documents: Sequence[Any], names: Sequence[str] | None) -> Any:
+    """The document itself when one name was asked for, else the list."""
+    return documents[0] if names is not None and len(names) == 1 else list(documents)

@@ -1,4 +1,4 @@
-"""The commands that only look: get, describe, plan, logs."""
+"""The commands that only look: get, status, describe, plan, logs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
 
 from retrieval_operator.adapters.local.machine import LocalMachine
 from retrieval_operator.api.objects import RetrievalModel, parse_manifests
 from retrieval_operator.cli import views
-from retrieval_operator.cli.output import Format, show, show_document, table
+from retrieval_operator.cli.following import WatchOption, check_watch, follow
+from retrieval_operator.cli.output import Format, one_or_all, show, show_document, table
 from retrieval_operator.cli.planning import Preview, change_to, changed_object, preview, preview_document, show_preview
 from retrieval_operator.cli.shared import (
     HomeOption,
@@ -27,6 +29,7 @@ from retrieval_operator.cli.shared import (
     open_home,
     told,
 )
+from retrieval_operator.cli.tree import status_tree
 from retrieval_operator.controller import Controller
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
@@ -55,6 +58,32 @@ def get(names: NamesArgument = None, output: OutputOption = Format.TABLE, home: 
     documents = [views.document(model) for model in models]
     one = names is not None and len(names) == 1
     show_document(documents[0] if one else {"apiVersion": "v1", "kind": "List", "items": documents}, output)
+
+
+@told
+def status(
+    names: NamesArgument = None,
+    *,
+    watch: WatchOption = False,
+    output: OutputOption = Format.TABLE,
+    home: HomeOption = None,
+) -> None:
+    """A tree per object: what serves, each step of what is in flight with its numbers, what comes next.
+
+    For example:
+      retrieval-operator local status feed --watch
+      retrieval-operator local status -o json
+    """
+    mode = open_home(home)
+    if watch:
+        check_watch(output)
+        asyncio.run(follow(lambda: _trees(mode, names)))
+        return
+    seen = asyncio.run(_describe_all(mode, names))
+    if output is Format.TABLE:
+        show(status_tree(view, now()) for view in seen)
+    else:
+        show_document(one_or_all([views.status_document(view) for view in seen], names), output)
 
 
 @told
@@ -149,8 +178,19 @@ def last_failed(workloads: Sequence[WorkloadObserved]) -> WorkloadObserved | Non
     return newest if newest and newest.state == "Failed" and newest.reason != "Stopped" else None
 
 
+async def _trees(mode: LocalMode, names: Sequence[str] | None) -> RenderableType:
+    return Group(*(status_tree(view, now()) for view in await _describe_all(mode, names)))
+
+
+async def _describe_all(mode: LocalMode, names: Sequence[str] | None) -> list[views.Description]:
+    return [await _described(mode, model) for model in await find_all(mode, names)]
+
+
 async def _describe(mode: LocalMode, name: str) -> views.Description:
-    model = await find(mode, name)
+    return await _described(mode, await find(mode, name))
+
+
+async def _described(mode: LocalMode, model: RetrievalModel) -> views.Description:
     machine = mode.machine()
     async with mode.ports(machine) as ports:
         observed, decided = await Controller(ports, decide, now).preview(model)
@@ -164,7 +204,10 @@ async def _describe(mode: LocalMode, name: str) -> views.Description:
             for e in mode.models.events(model.key)
         ],
         workloads=observed.workloads,
+        stacks=observed.stacks,
+        former=observed.traffic.previous,
         log_tails={failed.name: log_tail(machine, model.key, failed.name)} if failed else {},
+        logs="retrieval-operator local logs NAME",
         attention="" if holder(mode.home) else _NOBODY_WORKS,
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from retrieval_operator.adapters.local.stacks import answers
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.cli import views
 from retrieval_operator.cli.exits import Exit, leave
+from retrieval_operator.cli.following import stop_on_signals
 from retrieval_operator.cli.output import show, table
 from retrieval_operator.cli.reading import last_failed, log_tail
 from retrieval_operator.cli.shared import HomeOption, open_home, told
@@ -158,7 +158,7 @@ def _wait(mode: LocalMode, look: Callable[[], Awaitable[bool]], timeout_s: float
 
 
 async def _work_and_look(mode: LocalMode, look: Callable[[], Awaitable[bool]], timeout_s: float) -> Exit:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     work = asyncio.create_task(mode.run(stop))
     try:
         return await _look_until(look, timeout_s, over=lambda: stop.is_set() or work.done())
@@ -168,7 +168,7 @@ async def _work_and_look(mode: LocalMode, look: Callable[[], Awaitable[bool]], t
 
 
 async def _only_look(mode: LocalMode, look: Callable[[], Awaitable[bool]], timeout_s: float) -> Exit:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     return await _look_until(look, timeout_s, over=lambda: stop.is_set() or holder(mode.home) is None)
 
 
@@ -221,7 +221,7 @@ class _Reporter:
 
 
 async def _run(mode: LocalMode, console: Console) -> None:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     work = asyncio.create_task(mode.run(stop))
     if console.is_terminal:
         await _live_table(mode, console, work)
@@ -239,16 +239,6 @@ async def _table(mode: LocalMode) -> RenderableType:
     models = [await mode.models.get(key) for key in await mode.models.keys()]
     rows = [views.row(model, now()) for model in models if model is not None]
     return table(views.ROW_HEADERS, rows) if rows else "no object yet; retrieval-operator local apply -f FILE makes one"
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """An event that Ctrl-C and TERM set, instead of ending the process in the middle of a pass."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError, RuntimeError):  # not in the main thread: whoever started it stops it
-            loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 @contextmanager

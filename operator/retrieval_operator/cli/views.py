@@ -16,6 +16,7 @@ from retrieval_operator.api.spec import Gate, RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, Champion, GateVerdict, HistoryEntry, RetrievalModelStatus
 from retrieval_operator.cli.output import facts, heading, table, word
 from retrieval_operator.cli.words import NOTHING, age, clock_time, number, since
+from retrieval_operator.domain.observed import StackObserved
 from retrieval_operator.domain.workloads import WorkloadObserved
 
 ROW_HEADERS = ("NAME", "PHASE", "STEP", "CANDIDATE", "CHAMPION", "GATE", "AGE", "MESSAGE")
@@ -34,9 +35,11 @@ class EventView:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """All that `describe` shows of one object.
+    """All that `status` and `describe` show of one object.
 
-    `log_tails`: the last lines of each failed workload's log. `attention`: why the status may tell of the past.
+    `pods`: (ready, all) of each workload that has some, by its name. `former`: the stack that was live before, as the
+    traffic remembers it. `log_tails`: the last lines of each failed workload's log; `logs`: how to see others.
+    `attention`: why the status may tell of the past, or what could not be read.
     """
 
     model: RetrievalModel
@@ -44,7 +47,11 @@ class Description:
     page: str = ""
     events: Sequence[EventView] = ()
     workloads: Sequence[WorkloadObserved] = ()
+    pods: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    stacks: Mapping[str, StackObserved] = field(default_factory=dict)
+    former: str = ""
     log_tails: Mapping[str, str] = field(default_factory=dict)
+    logs: str = ""
     attention: str = ""
 
 
@@ -128,7 +135,7 @@ def describe(view: Description, now: int) -> Iterator[RenderableType]:
         )
     if status.history:
         yield from _history(status.history, view.model.spec, now)
-    yield from _workloads(view.workloads, now)
+    yield from _workloads(view.workloads, view.logs, now)
     if view.events:
         yield heading("Events")
         yield table(
@@ -141,22 +148,34 @@ def describe(view: Description, now: int) -> Iterator[RenderableType]:
         yield Text(tail)
 
 
-def describe_document(view: Description) -> dict[str, Any]:
-    """The same for programs."""
+def status_document(view: Description) -> dict[str, Any]:
+    """What `status` shows, for programs."""
     return {
         **document(view.model),
         "attention": view.attention,
         "next": view.why,
         "page": view.page,
-        "events": [vars(event) for event in view.events],
         "workloads": [{**vars(workload), "step": str(workload.step)} for workload in view.workloads],
+        "stacks": [_stack_document(stack) for _, stack in sorted(view.stacks.items())],
+    }
+
+
+def describe_document(view: Description) -> dict[str, Any]:
+    """What `describe` shows, for programs."""
+    return {
+        **status_document(view),
+        "events": [vars(event) for event in view.events],
         "logTails": dict(view.log_tails),
     }
 
 
+def _stack_document(stack: StackObserved) -> dict[str, Any]:
+    return {**vars(stack), "record": _without_values(stack.record.document())}
+
+
 def gates_view(gates: Sequence[GateVerdict], spec: RetrievalModelSpec) -> Iterator[RenderableType]:
     """Each gate with its numbers: value, the champion's, the difference and its interval, the bounds, the verdict."""
-    bounds = {gate.identity: _bounds(gate) for gate in spec.promotion.gates}
+    bounds = bounds_by_gate(spec)
     yield table(
         ("GATE", "MEMBERS", "VALUE", "CHAMPION", "DELTA", "INTERVAL", "BOUND", "VERDICT"),
         [
@@ -177,6 +196,24 @@ def gates_view(gates: Sequence[GateVerdict], spec: RetrievalModelSpec) -> Iterat
     )
     for gate in gates:
         yield Text(f"{gate.gate}: {gate.message}")
+
+
+def bounds_by_gate(spec: RetrievalModelSpec) -> dict[str, str]:
+    """What each gate asks for now, by its identity."""
+    return {gate.identity: _bounds(gate) for gate in spec.promotion.gates}
+
+
+def gate_sentence(gate: GateVerdict, bounds: str) -> Text:
+    """The same in a line: `recall@10 (matched, all) 0.4210, champion 0.4050, +0.0160 [...], >= 0.30: Passed`."""
+    numbers = [number(gate.value)] if gate.value is not None else [gate.message]
+    if gate.champion_value is not None:
+        numbers.append(f"champion {number(gate.champion_value)}")
+    if gate.delta is not None:
+        numbers.append(f"{number(gate.delta, sign=True)} {_interval(gate)}")
+    if bounds:
+        numbers.append(bounds)
+    verdict = (word(gate.verdict), " (dry run)" if gate.dry_run else "")
+    return Text.assemble(f"{gate.gate}  {', '.join(numbers)}: ", *verdict)
 
 
 def _summary(view: Description, now: int) -> Iterator[RenderableType]:
@@ -261,10 +298,10 @@ def _history(history: Sequence[HistoryEntry], spec: RetrievalModelSpec, now: int
         yield from gates_view(refused.gates, spec)
 
 
-def _workloads(workloads: Sequence[WorkloadObserved], now: int) -> Iterator[RenderableType]:
+def _workloads(workloads: Sequence[WorkloadObserved], logs: str, now: int) -> Iterator[RenderableType]:
     if not workloads:
         return
-    yield heading("Workloads", "retrieval-operator local logs NAME shows one's output")
+    yield heading("Workloads", f"{logs} shows one's output" if logs else "")
     yield table(
         ("NAME", "STATE", "EXIT", "STARTED", "TOOK", "MESSAGE"),
         [

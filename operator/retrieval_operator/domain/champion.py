@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import ConditionType, Reason
-from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_VERDICT
+from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_APPROVED_BY, TAG_AWAITING, TAG_VERDICT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import (
     Candidate,
@@ -19,7 +19,7 @@ from retrieval_operator.api.status import (
     HistoryEntry,
     StackRecord,
 )
-from retrieval_operator.domain.context import Context
+from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import (
     REFUSING,
     entry_of_promotion,
@@ -106,10 +106,11 @@ def settle(context: Context) -> Settled:
     moved = former is not None and former.stack != champion.stack
     went_back = moved and not promoted_again and _was_promoted(history, champion)
     if former is not None and went_back:
-        history, events = _rolled_back(history, former, champion)
+        history, events = _rolled_back(context, former, champion)
     if reached or not went_back:
-        history = with_entry(history, entry_of_promotion(champion, kind, new_id))
-        message = _promotion_sentence(champion)
+        by = "" if went_back else _approver(context, champion)
+        history = with_entry(history, entry_of_promotion(champion, kind, new_id, by))
+        message = cut(f"{_promotion_sentence(champion)}{by}")
         events = (*events, EmitEvent(type="Normal", reason=Reason.PROMOTED, message=message))
     return Settled(history, None if reached else status.candidate, events)
 
@@ -143,12 +144,35 @@ def _promotion_sentence(champion: Champion) -> str:
     )
 
 
+def _approver(context: Context, champion: Champion) -> str:
+    """Who let this very stack in, as words for a sentence; "" when nobody was asked, or while the registry is away."""
+    version = context.registry.versions.get(champion.bundle_id) if context.registry else None
+    if version is None or not version.tags.get(TAG_AWAITING, "").startswith(f"{champion.stack}-"):
+        return ""
+    name = version.tags.get(TAG_APPROVED_BY, "")
+    return f", approved by {name}" if name else ""
+
+
 def _rolled_back(
-    history: list[HistoryEntry], former: Champion, live: Champion
+    context: Context, former: Champion, live: Champion
 ) -> tuple[list[HistoryEntry], tuple[EmitEvent, ...]]:
-    message = f"traffic went back from stack {former.stack} to {live.stack}"
+    message = f"traffic went back from stack {former.stack} to {live.stack}{_why_it_went_back(context, former, live)}"
     entry = entry_of_rollback(former, live, message, live.promoted_at)
-    return with_entry(history, entry), (EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message),)
+    event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=entry.message)
+    return with_entry(context.status.history, entry), (event,)
+
+
+def _why_it_went_back(context: Context, former: Champion, live: Champion) -> str:
+    """As words for a sentence. The pass that switches writes no history, so it is seen here: the stack is still there.
+
+    "" when it serves and nobody asked: somebody moved the selector.
+    """
+    if context.model.metadata.annotations.get(ROLLBACK_ANNOTATION) == f"{former.token}:{live.stack}":
+        return ", as was asked for"
+    stack = context.observed.stacks.get(former.stack)
+    if stack is None or stack.is_ready:
+        return ""
+    return f": its servers failed: {stack.failed}" if stack.failed else ": it had no ready server"
 
 
 def requested_rollback(context: Context) -> RollbackRequest | None:

@@ -32,7 +32,7 @@ from retrieval_operator.domain.milestones import MILESTONES
 from retrieval_operator.domain.milestones.work import held_back
 from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action, EmitEvent, Plan
-from retrieval_operator.domain.run_states import run_states
+from retrieval_operator.domain.run_states import run_images, run_states
 from retrieval_operator.domain.schedule import next_slot_at
 
 # Steps with their own bound, or none: a training may take days, a reviewer too.
@@ -285,6 +285,7 @@ def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...
         *upkeep.collected_workloads(context),
         *upkeep.projections(context, done.candidate, done.history, retry),
         *run_states(context, done.candidate),
+        *run_images(context),
     )
 
 

@@ -2,6 +2,9 @@
 
 Only Delete holds the object, by a finalizer that is there as long as the policy says so. The registry's record stays in
 both cases; with the files go the proofs that they are complete, so that an object of the same name starts anew.
+
+A namespace that is being deleted takes no new Job, so nothing could remove files there: its objects are let go at once,
+for else the namespace could never go. What lies on a claim of that namespace goes with the claim.
 """
 
 from __future__ import annotations
@@ -49,7 +52,11 @@ def decide_deletion(context: Context) -> Plan:
             message = f"serving ends, {files}; the record in MLflow stays"
             actions.append(EmitEvent(type="Normal", reason=Reason.DELETING, message=message))
         return _deleting(context, tuple(actions), "being deleted", requeue_after_s=1.0)
-    return _removed(context, removals) if removes else _released(context)
+    if not removes or any(work.state == "Succeeded" for work in removals):
+        return _released(context)
+    if any(problem.dependency == "namespace" for problem in context.observed.problems):
+        return _with_the_namespace(context)
+    return _removed(context, removals)
 
 
 def _is_removal(context: Context, work: WorkloadObserved) -> bool:
@@ -72,8 +79,6 @@ def _removed(context: Context, removals: list[WorkloadObserved]) -> Plan:
     if registry is None:
         why = f"MLflow is not reachable, and says there which files are complete; waiting for it; or {_WAY_OUT}"
         return _deleting(context, (), why, stalled=Reason.REGISTRY_UNAVAILABLE)
-    if any(work.state == "Succeeded" for work in removals):
-        return _released(context)
     proofs = withdrawals(list(registry.runs.values()))
     if proofs:
         return _deleting(context, proofs, "withdrawing the reports of what is about to be removed")
@@ -87,6 +92,19 @@ def _removed(context: Context, removals: list[WorkloadObserved]) -> Plan:
         return _deleting(context, (), why, stalled=Reason.REMOVAL_FAILED, requeue_after_s=wait)
     work = commands.remove_all(context.model, attempt=attempt.number)
     return _deleting(context, (*attempt.actions, StartWorkload(workload=work)), f"{work.name} is starting")
+
+
+def _with_the_namespace(context: Context) -> Plan:
+    """Files cannot be removed any more, and MLflow is not waited for: where it answers, the proofs are withdrawn."""
+    proofs = withdrawals(list(context.registry.runs.values())) if context.registry is not None else ()
+    if proofs:
+        return _deleting(context, proofs, "withdrawing the reports of what goes with the namespace")
+    message = (
+        f"the namespace is being deleted, so no Job can remove files under {commands.storage_root(context.model)}; "
+        "what does not go with the namespace's claims is yours to remove"
+    )
+    told = EmitEvent(type="Warning", reason=Reason.REMOVAL_FAILED, message=cut(message))
+    return _deleting(context, (told, SetFinalizer(present=False)), "deleted with its namespace", requeue_after_s=None)
 
 
 def _released(context: Context) -> Plan:

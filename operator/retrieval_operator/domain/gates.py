@@ -74,11 +74,17 @@ def _verdict(gate: Gate, found: GateEvidence | None, findings: list[Finding], no
         message="; ".join(filter(None, [*(finding.message for finding in findings), note]))[:1024],
         n=found.n if found else 0,
         value=found.value if found else None,
+        shown=_shown(found.value) if found else None,
         champion_value=found.champion_value if found else None,
         delta=found.delta if found else None,
         lower=found.lower if found else None,
         upper=found.upper if found else None,
     )
+
+
+def _shown(value: float | None) -> str | None:
+    """For people who compare a column: always four significant digits, never an exponent."""
+    return None if value is None else format(Decimal(f"{value:#.4g}"), "f")
 
 
 def _without_member(gate: Gate, report: EvaluationReport) -> str:

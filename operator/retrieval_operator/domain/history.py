@@ -150,14 +150,15 @@ def entry_of_tag(context: Context, kind: CandidateKind, candidate_id: str, revis
     )
 
 
-def entry_of_promotion(champion: Champion, kind: CandidateKind, candidate_id: str) -> HistoryEntry:
+def entry_of_promotion(champion: Champion, kind: CandidateKind, candidate_id: str, approved: str = "") -> HistoryEntry:
+    """`approved` says by whom, as the end of a sentence; "" for nobody."""
     return HistoryEntry(
         id=candidate_id,
         kind=kind,
         revision=champion.revision,
         outcome="Promoted",
         reason=Reason.PROMOTED,
-        message=f"stack {champion.stack} is live",
+        message=cut(f"stack {champion.stack} is live{approved}"),
         at=champion.promoted_at,
         gates=champion.gates,
         evaluation_run=champion.evaluation_run,

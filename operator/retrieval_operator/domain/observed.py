@@ -19,7 +19,8 @@ class StackObserved:
     at most `max_replicas`. `address` reaches this stack directly, before any traffic does. `failed` holds a sentence
     when it cannot become ready by itself (it exits, its image is missing); "" while it may. `waits_for` says in a
     sentence what servers that are not ready lack, "" when that is not known. `complete` False: only a part of it is
-    there, since its creation or removal was cut; `create` adds what is missing.
+    there, since its creation or removal was cut; `create` adds what is missing. `image` is what its servers run, by
+    digest; "" when that is not known.
     """
 
     record: StackRecord
@@ -31,6 +32,7 @@ class StackObserved:
     max_replicas: int = 0
     waits_for: str = ""
     complete: bool = True
+    image: str = ""
 
     @property
     def is_ready(self) -> bool:
@@ -102,7 +104,7 @@ class Problem:
     """
 
     dependency: Literal[
-        "registry", "program", "crd", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"
+        "registry", "program", "namespace", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"
     ]
     message: str
     holds_back: bool = True

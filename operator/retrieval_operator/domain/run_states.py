@@ -1,17 +1,18 @@
-"""What MLflow should say of runs without a report: whether the work goes on, has failed, or is wanted by nobody.
+"""What MLflow should say of runs, for people only: completion is proved by reports, no decision looks at any of it.
 
-For people only: completion is proved by reports, and no decision looks at a run's status. It is changed once, when the
-work has ended, and changed back when the work is taken up again.
+Of those without a report whether the work goes on, has failed, or is wanted by nobody: changed once, when the work has
+ended, and changed back when it is taken up again. Of all of them the image that ran, by digest.
 """
 
 from __future__ import annotations
 
+from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE, TAG_STACK
 from retrieval_operator.api.status import Candidate
 from retrieval_operator.domain.attempts import STOPPED
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.observed import RunObserved, RunStatus
-from retrieval_operator.domain.plan import Action, SetRunStatus
-from retrieval_operator.domain.workloads import WorkloadObserved
+from retrieval_operator.domain.plan import Action, SetRunStatus, TagRun
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 
 
 def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, ...]:
@@ -23,6 +24,24 @@ def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, .
         for run in runs
         if (status := wanted.get(run.run_id, run.status)) != run.status
     )
+
+
+def run_images(context: Context) -> tuple[Action, ...]:
+    """Tags of the runs whose image is known and not written yet; one that is known no more stays written."""
+    runs = context.registry.runs.values() if context.registry else ()
+    wanted = {run.run_id: _images(context, run) for run in runs}
+    return tuple(
+        TagRun(run_id=run.run_id, tags=tags)
+        for run in runs
+        if (tags := {name: image for name, image in wanted[run.run_id].items() if image != run.tags.get(name, "")})
+    )
+
+
+def _images(context: Context, run: RunObserved) -> dict[str, str]:
+    latest = _latest(context, run)
+    stack = context.observed.stacks.get(run.tags.get(TAG_STACK, "")) if run.step == WorkloadStep.VERIFY else None
+    images = {TAG_IMAGE: latest.image if latest else "", TAG_SERVER_IMAGE: stack.image if stack else ""}
+    return {name: image for name, image in images.items() if image}
 
 
 def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:

@@ -55,7 +55,8 @@ class WorkloadSpec:
 class WorkloadObserved:
     """An attempt that exists. Times are seconds since the epoch; `exit_code` is None while running or when lost.
 
-    `message` is what the program said when it failed (its termination message), for people.
+    `message` is what the program said when it failed (its termination message), for people. `image` is what its pods
+    run, by digest; "" while that is not known, and on one machine.
     """
 
     name: str
@@ -68,6 +69,7 @@ class WorkloadObserved:
     message: str = ""
     started_at: int = 0
     finished_at: int = 0
+    image: str = ""
 
     def is_part_of(self, step: str, key: str) -> bool:
         """Whether it is an attempt at the work of the run of this step and key, or at encoding for that work."""

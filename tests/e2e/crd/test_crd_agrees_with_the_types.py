@@ -59,6 +59,8 @@ URIS = st.sampled_from(
         "s3:///u@c",
         "/a://b@c",
         "x://y://z@w",
+        "zip://x::s3://u:p@b/c",
+        "zip://x::s3://b/u@c",
         "u@h",
         "@",
     ]

@@ -128,7 +128,8 @@ def feed(objects: client.CustomObjectsApi) -> Iterator[dict[str, Any]]:
 
 
 def a_full_status(generation: int) -> RetrievalModelStatus:
-    gates = [GateVerdict(gate="recall@10 (matched, all)", verdict="Passed", message="0.4321", n=600, value=0.4321)]
+    measured = {"n": 600, "value": 0.45192648754101267, "shown": "0.4519"}
+    gates = [GateVerdict(gate="recall@10 (matched, all)", verdict="Passed", message="0.4519", **measured)]
     record = {
         "stack": "0407a56b",
         "bundle_id": "b-0123456789abcdef",
@@ -164,7 +165,7 @@ def a_full_status(generation: int) -> RetrievalModelStatus:
             started_at=MINUTE,
             step_started_at=MINUTE,
             attempts={"train-142b38d5": 2},
-            gates=[gates[0].model_copy(update={"value": 0.5})],
+            gates=[gates[0].model_copy(update={"value": 0.5, "shown": "0.5000"})],
             overdue_since=MINUTE,
         ),
         history=[
@@ -260,7 +261,7 @@ def test_get_shows_phase_champion_candidate_and_gate(
     write_status(objects, to_wire(a_full_status(feed["metadata"]["generation"])))
     header, row = kubectl("get", "rm").stdout.splitlines()
     assert header.split() == ["NAME", "PHASE", "CHAMPION", "CANDIDATE", "GATE", "AGE"]
-    assert row.split()[:-1] == ["feed", "Evaluating", "0407a56b", "Evaluating", "0.4321"]
+    assert row.split()[:-1] == ["feed", "Evaluating", "0407a56b", "Evaluating", "0.4519"]
 
 
 def test_get_wide_adds_the_details(kubectl: Kubectl, objects: client.CustomObjectsApi, feed: dict[str, Any]) -> None:
@@ -268,7 +269,7 @@ def test_get_wide_adds_the_details(kubectl: Kubectl, objects: client.CustomObjec
     header, row = kubectl("get", "ml", "-o", "wide").stdout.splitlines()
     assert header.split()[6:] == ["READY", "DATA", "BUNDLE", "INDEX", "NEW", "MESSAGE"]
     assert row.split()[6:] == [
-        *("True", "1", "b-0123456789abcdef", "g-0123456789abcdef", "0.5"),
+        *("True", "1", "b-0123456789abcdef", "g-0123456789abcdef", "0.5000"),
         *("stack", "0407a56b", "serves"),
     ]
 

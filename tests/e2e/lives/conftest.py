@@ -2,6 +2,9 @@
 
 Everything is installed as docs/operations.md says, from the manifests in examples/kubernetes; what differs is written
 here: image names, and volumes, for the cluster of tests has no provisioner.
+
+RETRIEVAL_E2E_KEEP=1 is for work on one story: the operator, MLflow and the namespace `feed` with its champion are left,
+and taken as they are by the next run.
 """
 
 from __future__ import annotations
@@ -17,17 +20,47 @@ from typing import Any
 import pytest
 import yaml
 from lives import images
+from lives.deployments import MLFLOW, OPERATOR, Release
+from lives.place import (
+    BUNDLE,
+    DATASET,
+    EXAMPLES,
+    STORAGE,
+    Kubectl,
+    Object,
+    Place,
+    is_true,
+    manifest,
+    own,
+    provide_base,
+)
+from lives.shared_life import Approval, Takeover, approve, take_over
+from lives.tracking import Tracking
 from native_cluster.layout import Layout, default_state
 
-Object = dict[str, Any]
-Kubectl = Callable[..., str]
-
-EXAMPLES = images.ROOT / "examples" / "kubernetes"
 CHART = images.ROOT / "charts" / "retrieval-operator"
-OPERATOR, MLFLOW, FEED = "retrieval-operator", "mlflow", "feed"
+FEED = "feed"
 IMAGE_TAG = "RETRIEVAL_E2E_IMAGE_TAG"
-USER = 10001  # of our images
 WAIT_S = 300
+KEEP = bool(os.environ.get("RETRIEVAL_E2E_KEEP"))
+_KEPT_VOLUMES = Path("/var/tmp/retrieval-e2e-volumes")
+# Of the shared life: a third of the default, so that nobody waits long to see clients follow the champion.
+CONNECTION_AGE_S = 20
+# In this order each becomes True on the way to a first champion.
+MILESTONES = ("TrainingSucceeded", "ModelRegistered", "GatesPassed", "IndexReady", "EncoderReady", "Promoted", "Ready")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stories are told in their order, for one life is shared by several; those of `full` after the others."""
+    here = Path(__file__).parent
+    places = [index for index, item in enumerate(items) if item.path.is_relative_to(here)]
+    told = sorted((items[index] for index in places), key=lambda item: (item.path.parent, item.path.name, _line(item)))
+    for index, item in zip(places, told, strict=True):
+        items[index] = item
+
+
+def _line(item: pytest.Item) -> int:
+    return item.location[1] or 0
 
 
 @pytest.fixture(scope="session")
@@ -65,28 +98,36 @@ def tag(cluster: Any) -> str:
 @pytest.fixture(scope="session")
 def volume(cluster: Any, kubectl: Kubectl) -> Iterator[Callable[[str, str], Path]]:
     """Makes a volume for a claim that is still to come, as an administrator would: writable for our user."""
-    with tempfile.TemporaryDirectory(prefix="retrieval-volumes-", dir="/var/tmp") as home:
-        made: list[str] = []
+    home = _KEPT_VOLUMES if KEEP else Path(tempfile.mkdtemp(prefix="retrieval-volumes-", dir="/var/tmp"))
+    home.mkdir(exist_ok=True)
+    home.chmod(0o755)
+    made: list[str] = []
 
-        def make(namespace: str, claim: str) -> Path:
-            path = Path(home) / namespace / claim
+    def make(namespace: str, claim: str) -> Path:
+        path = home / namespace / claim
+        if not path.exists():
             path.mkdir(parents=True)
-            os.chown(path, USER, USER)
-            Path(home).chmod(0o755)
-            made.append(f"{namespace}-{claim}")
-            kubectl("apply", "--filename=-", documents=[_persistent_volume(made[-1], namespace, claim, path)])
-            return path
+            own(path)
+            made.append(_volume_name(namespace, claim))
+            kubectl("apply", "--filename=-", documents=[_persistent_volume(namespace, claim, path)])
+        return path
 
-        yield make
+    yield make
+    if not KEEP:
         for name in made:
-            kubectl("delete", "persistentvolume", name, "--wait=false")
+            kubectl("delete", "persistentvolume", name, "--wait=false", "--ignore-not-found")
+        shutil.rmtree(home)
 
 
-def _persistent_volume(name: str, namespace: str, claim: str, path: Path) -> Object:
+def _volume_name(namespace: str, claim: str) -> str:
+    return f"{namespace}-{claim}"
+
+
+def _persistent_volume(namespace: str, claim: str, path: Path) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name},
+        "metadata": {"name": _volume_name(namespace, claim)},
         "spec": {
             "capacity": {"storage": "10Gi"},
             "accessModes": ["ReadWriteOnce"],
@@ -104,44 +145,129 @@ def mlflow(kubectl: Kubectl, tag: str, volume: Any) -> Iterator[str]:
     kubectl("apply", "--filename=-", documents=example("mlflow.yaml", tag))
     kubectl("--namespace", MLFLOW, "rollout", "status", "deployment/mlflow", f"--timeout={WAIT_S}s")
     yield f"http://mlflow.{MLFLOW}:5000"
-    kubectl("delete", "namespace", MLFLOW)
+    if not KEEP:
+        kubectl("delete", "namespace", MLFLOW)
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: Any, kubectl: Kubectl, helm: Any, tag: str, mlflow: str) -> Iterator[None]:
-    """The chart, installed in a namespace of its own and uninstalled at the end."""
-    place = ("--namespace", OPERATOR)
+def tracking(kubectl: Kubectl, mlflow: str) -> Tracking:
+    return Tracking(kubectl)
 
-    def run(*arguments: str) -> None:
-        done = helm(*arguments, *place, env=cluster.environment)
-        assert done.returncode == 0, done.stdout + done.stderr
 
+@pytest.fixture(scope="session")
+def release(cluster: Any, kubectl: Kubectl, helm: Any, tag: str, mlflow: str) -> Release:
+    """The chart with the images of this working tree and the tracking server; as yet nothing is installed."""
     settings = {
         "images.prefix": images.PREFIX,
         "images.tag": tag,
         "mlflow.connections.default.uri": mlflow,
     }
-    flags = [f"--set={name}={value}" for name, value in settings.items()]
-    run("install", OPERATOR, str(CHART), "--create-namespace", *flags)
-    kubectl(*place, "rollout", "status", f"deployment/{OPERATOR}", f"--timeout={WAIT_S}s")
+    return Release(kubectl, helm, cluster.environment, [f"--set={name}={value}" for name, value in settings.items()])
+
+
+@pytest.fixture(scope="session")
+def operator(kubectl: Kubectl, release: Release) -> Iterator[None]:
+    """The chart, installed in a namespace of its own and uninstalled at the end."""
+    if not (KEEP and release.exists()):
+        release.install(CHART)
+    release.wait()
     yield
-    run("uninstall", OPERATOR)
+    if KEEP:
+        return
+    release.uninstall()
     kubectl("delete", "namespace", OPERATOR)
 
 
 @pytest.fixture(scope="session")
-def feed(kubectl: Kubectl, operator: None, tag: str, volume: Any) -> Iterator[Path]:
+def audit_log(cluster: Any) -> Path:
+    """What the API server was asked, and by whom: see audit.py."""
+    if cluster.binaries is None:
+        pytest.skip("not run: where the API server of the named cluster writes its audit log is not known")
+    return Layout.existing(default_state()).logs / "audit.log"
+
+
+@pytest.fixture(scope="session")
+def feed(kubectl: Kubectl, operator: None, tag: str, volume: Any) -> Iterator[Place]:
     """The namespace of examples/kubernetes/storage.yaml, in which PodSecurity "restricted" is enforced.
 
-    The directory behind its claim, with the generated dataset. What happened there is kept in the cluster's logs.
+    Its dataset is the one that the example's Job writes. What happened there is kept in the cluster's logs.
     """
-    path = volume(FEED, "retrieval")
+    place = Place(FEED, volume(FEED, "retrieval"), kubectl)
     kubectl("apply", "--filename=-", documents=example("storage.yaml", tag))
-    place = ("--namespace", FEED)
-    kubectl(*place, "wait", "--for=condition=Complete", "job/generate-day-28", f"--timeout={WAIT_S}s")
-    yield path
-    keep_evidence(kubectl, Layout.existing(default_state()).logs / "lives")
-    kubectl("delete", "namespace", FEED)
+    place.run("wait", "--for=condition=Complete", "job/generate-day-28", f"--timeout={WAIT_S}s")
+    provide_base(place.path, place.path / "data" / DATASET)
+    yield place
+    keep_evidence(kubectl, FEED)
+    if not KEEP:
+        kubectl("delete", "namespace", FEED)
+
+
+@pytest.fixture(scope="session")
+def new_place(kubectl: Kubectl, feed: Place, tag: str, volume: Any) -> Iterator[Callable[[str], Place]]:
+    """Makes another namespace like that of the example, with the same dataset and base. It goes with the tests."""
+    made: list[Place] = []
+
+    def make(namespace: str) -> Place:
+        place = Place(namespace, volume(namespace, "retrieval"), kubectl)
+        made.append(place)
+        for folder in ("data", "base"):
+            shutil.copytree(feed.path / folder, place.path / folder)
+        own(place.path)
+        documents = [one for one in example("storage.yaml", tag) if one["kind"] != "Job"]
+        for document in documents:
+            document["metadata"] |= {"name": namespace} if document["kind"] == "Namespace" else {"namespace": namespace}
+        kubectl("apply", "--filename=-", documents=documents)
+        return place
+
+    yield make
+    for place in made:
+        keep_evidence(kubectl, place.namespace)
+        kubectl("delete", "namespace", place.namespace, "--ignore-not-found")
+        kubectl("delete", "persistentvolume", _volume_name(place.namespace, "retrieval"), "--ignore-not-found")
+        shutil.rmtree(place.path)
+
+
+@pytest.fixture(scope="session")
+def shared_life(feed: Place) -> Place:
+    """The namespace once its object `feed` has its first champion, trained by a master and a worker."""
+    if KEEP and feed.run("get", "retrievalmodels", "--output=name"):
+        return feed
+    feed.apply(manifest(nodes=2, index={"encodeShards": 2}, serving={"connectionAgeSeconds": CONNECTION_AGE_S}))
+    for milestone in MILESTONES:
+        feed.until("feed", lambda found, of=milestone: is_true(found, of), milestone)
+    return feed
+
+
+@pytest.fixture(scope="session")
+def clients_image(tag: str) -> str:
+    """Of clients.asking()."""
+    return f"{images.PREFIX}{images.COMPONENTS['encoder_server']}:{tag}"
+
+
+@pytest.fixture(scope="session")
+def takeover(shared_life: Place, clients_image: str) -> Takeover:
+    return take_over(shared_life, clients_image)
+
+
+@pytest.fixture(scope="session")
+def approval(shared_life: Place, takeover: Takeover, tracking: Tracking) -> Approval:
+    return approve(shared_life, tracking)
+
+
+@pytest.fixture(scope="session")
+def new_import(new_place: Callable[[str], Place], shared_life: Place) -> Callable[[str], Place]:
+    """Makes another namespace that has the first bundle of `feed`, for place.importing(): that of the same dataset."""
+
+    def make(namespace: str) -> Place:
+        place = new_place(namespace)
+        bundles = shared_life.path.glob("feed/feed/revisions/*/bundle/bundle.json")
+        first = min(bundles, key=lambda path: path.stat().st_mtime).parent
+        target = place.path / Path(BUNDLE).relative_to(STORAGE)
+        shutil.copytree(first, target)
+        own(target.parent)
+        return place
+
+    return make
 
 
 def example(name: str, tag: str) -> list[Object]:
@@ -152,17 +278,19 @@ def example(name: str, tag: str) -> list[Object]:
     return list(yaml.safe_load_all(text))
 
 
-def keep_evidence(kubectl: Kubectl, directory: Path) -> None:
-    """The objects, their events and every log that the cluster still has."""
+def keep_evidence(kubectl: Kubectl, namespace: str) -> None:
+    """The objects of a namespace, their events and every log that the cluster still has; the operator's log, too."""
+    directory = Layout.existing(default_state()).logs / "lives" / namespace
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    kinds = "retrievalmodels,jobs,pytorchjobs,inferenceservices,services,pods"
     looks = {
-        "objects.yaml": ("get", "retrievalmodels,jobs,pytorchjobs,inferenceservices,services,pods", "--output=yaml"),
+        "objects.yaml": ("get", kinds, "--output=yaml"),
         "events.txt": ("get", "events", "--sort-by=.lastTimestamp"),
     }
     for name, arguments in looks.items():
-        (directory / name).write_text(kubectl("--namespace", FEED, *arguments))
-    for namespace in (FEED, OPERATOR, MLFLOW):
-        for pod in kubectl("--namespace", namespace, "get", "pods", "--output=name").split():
-            log = kubectl("--namespace", namespace, "logs", pod, "--all-containers", "--ignore-errors")
-            (directory / f"{namespace}-{pod.removeprefix('pod/')}.log").write_text(log)
+        (directory / name).write_text(kubectl("--namespace", namespace, *arguments))
+    for home in (namespace, OPERATOR, MLFLOW):
+        for pod in kubectl("--namespace", home, "get", "pods", "--output=name").split():
+            log = kubectl("--namespace", home, "logs", pod, "--all-containers", "--ignore-errors")
+            (directory / f"{home}-{pod.removeprefix('pod/')}.log").write_text(log)

@@ -2,7 +2,7 @@
 
 Their base is a Debian like this machine's with Python, this machine's certificates and nothing else (mmdebstrap): no
 image registry is asked. Their tag is the hash of what they are made from, so what is there is not built again. They go
-to the node as one OCI archive, because three of the four share torch's layers (6 GB).
+to the node together, because three of the four share torch's layers (6 GB). `python -m lives.images` only builds them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from native_cluster.cli import NOT_RUN
 from native_cluster.images import IMPORT_TIMEOUT_S, containerd
 from native_cluster.layout import Layout
 
@@ -53,16 +55,23 @@ def tag() -> str:
     return _digest(sources)
 
 
-def provide(layout: Layout) -> str:
-    """Build what is missing (`make images`) and load it; the tag of the images, whose names begin with PREFIX."""
+def build() -> list[str]:
+    """Build with `make images` what is not built yet; the images' names."""
     wanted = tag()
     names = [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
-    if set(names) <= set(containerd(layout, "images", "list", "--quiet").split()):
-        return wanted
-    _check_space()
-    settings = {"ENGINE": "buildah", "BASE_IMAGE": _base(), "IMAGE_PREFIX": PREFIX, "IMAGE_TAG": wanted}
-    _run("make", "--directory", str(ROOT), "images", *(f"{name}={value}" for name, value in settings.items()))
-    _load(layout, names)
+    if not all(_exists(name) for name in names):
+        _check_space()
+        settings = {"ENGINE": "buildah", "BASE_IMAGE": _base(), "IMAGE_PREFIX": PREFIX, "IMAGE_TAG": wanted}
+        _run("make", "--directory", str(ROOT), "images", *(f"{name}={value}" for name, value in settings.items()))
+    return names
+
+
+def provide(layout: Layout) -> str:
+    """Build and load what is missing; the tag of the images, whose names begin with PREFIX."""
+    wanted = tag()
+    names = [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
+    if not set(names) <= set(containerd(layout, "images", "list", "--quiet").split()):
+        _load(layout, build())
     return wanted
 
 
@@ -84,11 +93,9 @@ def _base() -> str:
 
 
 def _load(layout: Layout, names: Sequence[str]) -> None:
-    """By one OCI directory, in which shared layers are once, streamed to the node: no archive of it on the disk."""
+    """By one OCI layout, in which shared layers are once, streamed to the node: no archive of it on the disk."""
     with tempfile.TemporaryDirectory(prefix="retrieval-e2e-", dir="/var/tmp") as home:
-        for name in names:
-            _run("buildah", "push", name, f"oci:{home}:{name}")
-        _name_images(Path(home) / "index.json")
+        _write_layout(Path(home), names)
         command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", "images", "import", "-"]
         with subprocess.Popen(["tar", "--create", "--directory", home, "."], stdout=subprocess.PIPE) as tar:
             done = subprocess.run(
@@ -98,13 +105,35 @@ def _load(layout: Layout, names: Sequence[str]) -> None:
             raise RuntimeError(f"containerd did not take {', '.join(names)} (tar: {tar.returncode}): {done.stderr}")
 
 
-def _name_images(index: Path) -> None:
-    """containerd reads a whole reference from an annotation of its own; OCI's is for a tag."""
-    document = json.loads(index.read_text())
-    for manifest in document["manifests"]:
-        annotations = manifest["annotations"]
-        annotations["io.containerd.image.name"] = annotations["org.opencontainers.image.ref.name"]
-    index.write_text(json.dumps(document))
+def _write_layout(home: Path, names: Sequence[str]) -> None:
+    """The images as an OCI image layout (image-layout.md of the OCI image specification), uncompressed.
+
+    buildah writes one by itself (`oci:`), but always gzips there: torch, once for each image, 3 minutes each. Into its
+    flat `dir:` it does not (90 s on two busy cores), so the files are put in their places here.
+    """
+    blobs = home / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    manifests = []
+    for name in names:
+        flat = home / "flat"
+        _run("buildah", "push", "--disable-compression", name, f"dir:{flat}")
+        (flat / "version").unlink()
+        manifest = (flat / "manifest.json").read_bytes()
+        digest = hashlib.sha256(manifest).hexdigest()
+        (flat / "manifest.json").rename(flat / digest)
+        for blob in flat.iterdir():
+            blob.replace(blobs / blob.name)
+        flat.rmdir()
+        manifests.append(
+            {
+                "mediaType": json.loads(manifest)["mediaType"],
+                "digest": f"sha256:{digest}",
+                "size": len(manifest),
+                "annotations": {"io.containerd.image.name": name},
+            }
+        )
+    (home / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+    (home / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": manifests}))
 
 
 def _exists(image: str) -> bool:
@@ -144,3 +173,10 @@ def _digest(paths: Iterable[Path]) -> str:
         name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    if lacking := missing():
+        print(f"not run: {lacking}", file=sys.stderr)
+        sys.exit(NOT_RUN)
+    print("\n".join(build()))

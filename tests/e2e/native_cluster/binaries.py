@@ -21,12 +21,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from native_cluster.layout import ClusterError
+from native_cluster.layout import ClusterError, NotRun, default_cache
 from native_cluster.node_client import locked
 from native_cluster.versions import ALL_MODULES, Module
 
 # The longest build seen is kube-apiserver's: 5 min with nothing cached, on two busy cores.
 _BUILD_TIMEOUT_S = 3600
+CHOSEN_DIRECTORY = "RETRIEVAL_CLUSTER_BIN"
 _FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
 
 
@@ -105,6 +106,19 @@ class Binaries:
                 for name in module.programs:
                     os.link(self.module_directory(module) / name, together / name)
             together.rename(self.directory)
+
+
+def ready_programs(*names: str) -> Path:
+    """The directory with these programs: what RETRIEVAL_CLUSTER_BIN names, else the cache. NotRun: one is not there."""
+    chosen = os.environ.get(CHOSEN_DIRECTORY)
+    directory = Path(chosen) if chosen else Binaries(default_cache()).directory
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        remedy = (
+            f"{CHOSEN_DIRECTORY} names it" if chosen else f"`make cluster-up` builds them; or set {CHOSEN_DIRECTORY}"
+        )
+        raise NotRun(f"{directory} has no {' and no '.join(missing)} ({remedy})")
+    return directory
 
 
 def module_key(module: Module) -> str:

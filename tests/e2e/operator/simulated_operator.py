@@ -14,53 +14,49 @@ from prometheus_client import REGISTRY, start_http_server
 
 from retrieval_operator import kopf_app
 from retrieval_operator.adapters.kubernetes.client import connected
-from retrieval_operator.adapters.memory import MemoryWorld
+from retrieval_operator.adapters.memory import MemoryRegistry, MemoryWorkloads, MemoryWorld
+from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.domain.simulated_reports import passing_report
+from retrieval_operator.domain.workloads import WorkloadSpec
 from retrieval_operator.kubernetes_mode import KubernetesMode, now
 from retrieval_operator.perform import Ports
-from retrieval_operator.ports import PortError
 from retrieval_operator.settings import load_settings
 from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging, configure_logging
 
 PROGRAM_S = 0.05
 
 
+class ShortPrograms(MemoryWorkloads):
+    """Each ends well a moment after it was started, and wakes its object as the watch of its Job would."""
+
+    def __init__(self, mode: KubernetesMode, registry: MemoryRegistry) -> None:
+        super().__init__(now)
+        self._mode = mode
+        self._registry = registry
+
+    async def start(self, model: RetrievalModel, workload: WorkloadSpec) -> None:
+        await super().start(model, workload)
+        asyncio.get_running_loop().call_later(PROGRAM_S, self._end_well, model, workload)
+
+    def _end_well(self, model: RetrievalModel, workload: WorkloadSpec) -> None:
+        if workload.name not in self.running():  # stopped, deleted, or started twice
+            return
+        self._registry.attach_report(model, workload.step, workload.key, passing_report(workload))
+        self.finish(workload.name)
+        self._mode.queue.add(model.key)
+
+
 @asynccontextmanager
 async def simulated_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
     world = MemoryWorld(now, ready_at_once=True)
-    playing = asyncio.create_task(play(mode, world))
-    try:
-        yield Ports(
-            models=mode.models,
-            workloads=world.workloads,
-            stacks=world.stacks,
-            traffic=world.traffic,
-            registry=world.registry,
-            surroundings=world.surroundings,
-        )
-    finally:
-        playing.cancel()
-
-
-async def play(mode: KubernetesMode, world: MemoryWorld) -> None:
-    """Let programs end, and wake the object as the watch of its Jobs would."""
-    while True:
-        await asyncio.sleep(PROGRAM_S)
-        running = set(world.workloads.running())
-        for key in await mode.models.keys():
-            try:
-                model = await mode.models.get(key)
-            except PortError:  # it cannot be read; its status says so
-                continue
-            if model is None:
-                continue
-            for attempt in await world.workloads.observe(model):
-                if attempt.name not in running:
-                    continue
-                spec = world.workloads.specs[attempt.name]
-                world.registry.attach_report(model, spec.step, spec.key, passing_report(spec))
-                world.workloads.finish(attempt.name)
-                mode.queue.add(model.key)
+    yield Ports(
+        models=mode.models,
+        workloads=ShortPrograms(mode, world.registry),
+        stacks=world.stacks,
+        traffic=world.traffic,
+        registry=world.registry,
+        surroundings=world.surroundings,
+    )
 
 
 async def main() -> None:

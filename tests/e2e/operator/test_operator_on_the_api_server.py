@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import os
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,131 +11,14 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from operator_process import DEADLINE_S, NAMESPACE, REAL, SIMULATED, Cluster, Operator, limit_to_rights, until
 
-from retrieval_operator.adapters.kubernetes import permissions
 from retrieval_operator.api.constants import GROUP, VERSION
 
 pytestmark = pytest.mark.e2e
 
-SIMULATED = (sys.executable, str(Path(__file__).parent / "simulated_operator.py"))
-REAL = (str(Path(sys.executable).parent / "retrieval-operator"), "kubernetes", "run")
-NAMESPACE = "default"
-DEADLINE_S = 90
 RESIDENT_LIMIT_MB = 150  # the goal for 100 objects
-
-
-def until(condition: Callable[[], Any], what: str, operator: Operator | None = None) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        assert operator is None or operator.process.poll() is None, f"the operator ended before: {what}"
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.1)
-
-
-class Cluster:
-    """What a person does with kubectl."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self.kubeconfig = kubeconfig
-        connection = config.new_client_from_config(config_file=str(kubeconfig))
-        self.objects = client.CustomObjectsApi(connection)
-        self.core = client.CoreV1Api(connection)
-        self.leases = client.CoordinationV1Api(connection)
-        self.definitions = client.ApiextensionsV1Api(connection)
-        self.created: set[str] = set()
-
-    def create(self, name: str, namespace: str = NAMESPACE, **spec: Any) -> None:
-        document = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": "RetrievalModel",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "storage": {"uri": "/storage"},
-                "data": {"uri": "/data/1", "revision": "1"},
-                "model": {"base": "preset:tiny"},
-                "promotion": {"gates": [{"min": "0.1"}]},
-                **spec,
-            },
-        }
-        self.objects.create_namespaced_custom_object(GROUP, VERSION, namespace, "retrievalmodels", document)
-        if namespace == NAMESPACE:
-            self.created.add(name)
-
-    def patch(self, name: str, patch: dict[str, Any]) -> None:
-        self.objects.patch_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name, patch)
-
-    def get(self, name: str) -> dict[str, Any] | None:
-        try:
-            return self.objects.get_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def delete(self, name: str) -> None:
-        self.objects.delete_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels", name)
-        self.created.discard(name)
-
-    def promoted(self, name: str) -> dict[str, Any] | None:
-        """The object, once its present generation is promoted."""
-        found = self.get(name)
-        assert found is not None
-        for condition in found.get("status", {}).get("conditions", []):
-            is_current = condition["observedGeneration"] == found["metadata"]["generation"]
-            if condition["type"] == "Promoted" and condition["status"] == "True" and is_current:
-                return found
-        return None
-
-    def reasons(self, name: str) -> set[str]:
-        events = self.core.list_namespaced_event(NAMESPACE, field_selector=f"involvedObject.name={name}").items
-        return {event.reason for event in events}
-
-    def holder(self) -> str:
-        try:
-            return self.leases.read_namespaced_lease("retrieval-operator", NAMESPACE).spec.holder_identity or ""
-        except ApiException:
-            return ""
-
-
-class Operator:
-    """One process."""
-
-    def __init__(self, command: Sequence[str], kubeconfig: Path, log: Path, **settings: str) -> None:
-        with socket.socket() as probes, socket.socket() as metrics:
-            for one in (probes, metrics):
-                one.bind(("127.0.0.1", 0))
-            self.probe_port, self.metrics_port = probes.getsockname()[1], metrics.getsockname()[1]
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "RETRIEVAL_OPERATOR_PROBE_PORT": str(self.probe_port),
-            "RETRIEVAL_OPERATOR_METRICS_PORT": str(self.metrics_port),
-            **settings,
-        }
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, env=environment, stderr=output)
-
-    def stop(self) -> int:
-        """Ask it to end, and wait. Its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(DEADLINE_S)
-        finally:
-            self.process.kill()
-
-    def page(self, port: int, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
-
-    def resident_mb(self) -> float:
-        return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
 
 @pytest.fixture
@@ -154,25 +31,8 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def limited(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig with exactly the rights that the chart gives the operator: more than that, and its requests fail."""
-    with config.new_client_from_config(config_file=str(kubeconfig)) as connection:
-        core, rights = client.CoreV1Api(connection), client.RbacAuthorizationV1Api(connection)
-        metadata = {"name": "operator"}
-        core.create_namespaced_service_account(NAMESPACE, {"metadata": metadata})
-        rules = permissions.document()
-        rights.create_cluster_role({"metadata": metadata, "rules": rules["watched"] + rules["cluster"]})
-        rights.create_namespaced_role(NAMESPACE, {"metadata": metadata, "rules": rules["own"]})
-        account = {"kind": "ServiceAccount", "name": "operator", "namespace": NAMESPACE}
-        role = {"apiGroup": "rbac.authorization.k8s.io", "name": "operator"}
-        binding = {"metadata": metadata, "subjects": [account]}
-        rights.create_cluster_role_binding({**binding, "roleRef": {**role, "kind": "ClusterRole"}})
-        rights.create_namespaced_role_binding(NAMESPACE, {**binding, "roleRef": {**role, "kind": "Role"}})
-        token = core.create_namespaced_service_account_token("operator", NAMESPACE, {"spec": {}}).status.token
-    document = yaml.safe_load(kubeconfig.read_text())
-    document["users"] = [{"name": "admin", "user": {"token": token}}]
-    path = tmp_path_factory.mktemp("limited") / "kubeconfig"
-    path.write_text(yaml.safe_dump(document))
-    return path
+    """A kubeconfig with the operator's rights alone."""
+    return limit_to_rights(kubeconfig, tmp_path_factory.mktemp("limited") / "kubeconfig")
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def busy(fresh: RetrievalModel) -> RetrievalModel:
             data_uri="/data/feed-3",
             bundle_id="b-0000000000000003",
             stack="s-0003",
-            attempts={"train": 1, "eval": 2},
+            attempts={"train-r3": 1, "eval-r3": 2},
             gates=[_gate("Passed", 0.421, 0.405), dry],
             message="Stack s-0003 waits for approval.",
         ),

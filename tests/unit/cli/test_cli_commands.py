@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from retrieval_operator.api.constants import (
 )
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
-from retrieval_operator.cli import app
+from retrieval_operator.cli import app, cluster
 from retrieval_operator.instance import sole_controller
 
 MANIFEST = """
@@ -96,24 +97,32 @@ def _surface(command: typer.core.TyperCommand | typer.core.TyperGroup, name: str
 
 
 def test_the_commands_and_options_are_frozen(golden) -> None:
-    golden("cli/surface.txt", "\n".join(_surface(typer.main.get_command(app), "retrieval-operator")) + "\n")  # type: ignore[arg-type]
+    groups = ((app, "retrieval-operator"), (cluster.app, "kubectl retrieval"))
+    lines = [line for group, name in groups for line in _surface(typer.main.get_command(group), name)]  # type: ignore[arg-type]
+    golden("cli/surface.txt", "\n".join(lines) + "\n")
 
 
-def _commands() -> list[str]:
-    group = typer.main.get_command(app).commands["local"]  # type: ignore[attr-defined]
-    return list(group.commands)
+def _commands() -> list[tuple[typer.Typer, str]]:
+    """Each program with a command as it is typed."""
+    groups = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    ours = [
+        f"retrieval-operator {group} {name}" for group in ("local", "kubernetes") for name in groups[group].commands
+    ]
+    plugin = typer.main.get_command(cluster.app).commands  # type: ignore[attr-defined]
+    return [*((app, typed) for typed in ours), *((cluster.app, f"kubectl retrieval {name}") for name in plugin)]
 
 
-@pytest.mark.parametrize("command", _commands())
-def test_every_command_shows_an_example_and_the_exit_codes(local: Local, command: str) -> None:
-    shown = local(command, "--help").output
-    assert f"retrieval-operator local {command}" in shown.partition("For example:")[2]
+@pytest.mark.parametrize(("program", "typed"), [pytest.param(*one, id=one[1]) for one in _commands()])
+def test_every_command_shows_an_example_and_the_exit_codes(program: typer.Typer, typed: str) -> None:
+    words = typed.removeprefix("retrieval-operator ").removeprefix("kubectl retrieval ").split()
+    shown = CliRunner().invoke(program, [*words, "--help"]).output
+    assert typed in shown.partition("For example:")[2]
     assert "4 timed out" in shown
 
 
 def test_the_control_plane_imports_no_heavy_library() -> None:
     heavy = {"torch", "mlflow", "pandas", "numpy", "transformers", "pyarrow", "scipy", "faiss", "kopf", "kubernetes"}
-    check = f"import sys, retrieval_operator.cli; print(*({heavy} & sys.modules.keys()))"
+    check = f"import sys, retrieval_operator.cli.cluster; print(*({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True, env=PYTHON)
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
@@ -184,6 +193,9 @@ def test_all_documents_are_applied_or_none(
         (["plan", "feed", "-f", "feed.yaml"], 2, "one of them"),
         (["get"], 3, "there is no object"),
         (["get", "feed"], 3, "default/feed does not exist"),
+        (["status"], 3, "there is no object"),
+        (["status", "feed"], 3, "default/feed does not exist"),
+        (["status", "--watch"], 2, "expected a terminal"),
         (["describe", "feed"], 3, "default/feed does not exist"),
         (["plan", "feed"], 3, "default/feed does not exist"),
         (["approve", "feed"], 3, "default/feed does not exist"),
@@ -334,3 +346,15 @@ def test_describe_works_without_mlflow_and_says_so(local: Local, busy_store: Loc
     result = local("describe", "feed")
     assert result.exit_code == 0, result.output
     assert "default/feed" in result.output
+
+
+def test_status_shows_the_tree_of_an_object_and_the_same_for_programs(
+    local: Local, busy_store: LocalModelStore
+) -> None:
+    shown = local("status", "feed")
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.startswith("default/feed  AwaitingApproval\n")
+    assert "Approval          for " in shown.output
+    (document,) = json.loads(local("status", "-o", "json").output)
+    assert document == json.loads(local("status", "feed", "-o", "json").output)
+    assert (document["status"]["candidate"]["step"], document["stacks"]) == ("AwaitingApproval", [])

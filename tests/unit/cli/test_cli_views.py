@@ -36,6 +36,7 @@ def description(busy: RetrievalModel, now: int) -> views.Description:
         events=[views.EventView(type="Normal", reason="GatesPassed", message="r3 passed.", count=1, last_at=now - 420)],
         workloads=[failed],
         log_tails={failed.name: LOG_TAIL},
+        logs="retrieval-operator local logs NAME",
     )
 
 

@@ -67,7 +67,7 @@ async def test_every_action_becomes_its_port_call_in_the_plans_order(world: Any,
         (Retryable("busy"), "delayed", True),
         (Rejected("quota"), "refused", True),
         (Stale("another uid"), "stale", False),
-        (Gone("deleted"), "gone", False),
+        (Gone("its namespace is being deleted"), "stale", False),
         (ZeroDivisionError("a defect"), "crashed", False),
     ],
 )

@@ -164,6 +164,23 @@ async def test_a_kind_that_may_not_be_listed_ends_the_process_with_the_servers_w
         await process.mode.discover()
 
 
+async def test_a_listing_that_is_refused_while_it_acts_is_tried_again(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API server that starts answers 403 until it has read its roles."""
+    for constant in ("_FIRST_RESYNC_S", "_RESYNC_S", "_RETRY_AFTER_RESYNC_S"):
+        monkeypatch.setattr(kubernetes_mode, constant, 0)
+    running = await process.start()
+    await until(process.status)
+    process.world.fail("list", JOB, Rejected("jobs.batch is forbidden"))
+    process.world.requests.clear()
+    last = ("list", str(WATCHED[-1]), "")
+    await until(lambda: running.done() or process.world.requests.count(last) > 1)
+    assert not running.done()
+    process.stop.set()
+    await running
+
+
 async def test_a_control_loop_that_does_not_move_and_a_pass_that_does_not_end_are_unhealthy(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def test_when_the_next_pass_comes(
         (Rejected("quota"), [0, 1, 3, 7]),
         (Stale("older"), [0, 0, 2, 6]),
         (ZeroDivisionError("a defect"), [0, 1, 3, 7]),
-        (Gone("deleted"), [0]),
+        (Gone("its namespace is being deleted"), [0, 0, 2, 6]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

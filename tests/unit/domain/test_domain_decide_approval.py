@@ -32,7 +32,9 @@ def test_manual_mode_waits_and_an_approval_tag_set_before_the_verdict_does_not_c
     assert "approved_by" not in world.versions[bundle].tags
 
     world.versions[bundle] = replace(world.versions[bundle], tags={**world.versions[bundle].tags, "approved_by": "ana"})
-    assert run_until_settled(model, world)[-1][1].status.phase == "Live"
+    final = run_until_settled(model, world)[-1][1].status
+    assert final.phase == "Live"
+    assert final.history[0].message == f"stack {final.champion.stack} is live, approved by ana"  # type: ignore[union-attr]
 
 
 def test_manual_mode_goes_on_when_the_annotation_names_the_token(make: Make, step: Call, until: Call) -> None:

@@ -35,6 +35,7 @@ def test_a_champion_that_fails_while_it_bakes_is_rolled_back_and_stays_refused(
     assert world.traffic.live is not None and world.traffic.live.stack != bad
     assert bad not in world.stacks, "so that clients leave it"
     assert final.status.history[0].outcome == "RolledBack"
+    assert final.status.history[0].message.endswith(": its servers failed: it exits with code 1")
     assert condition(final.status, ConditionType.PROMOTED)[0] == "False"
 
 
@@ -64,6 +65,17 @@ def test_a_short_unreadiness_while_baking_is_no_reason_to_roll_back(step: Call, 
     assert world.traffic.live.stack == live_stack  # type: ignore[union-attr]
 
 
+def test_a_champion_that_is_only_unready_for_too_long_is_said_to_be_so(step: Call, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    bad = model.status.champion.stack  # type: ignore[union-attr]
+    while bad in world.stacks:
+        world.stacks[bad] = replace(world.stacks[bad], ready_replicas=0)
+        model, _ = step(model, world, seconds=10)
+    assert model.status.history[0].outcome == "RolledBack"
+    assert model.status.history[0].message.endswith(": it had no ready server")
+
+
 def test_a_rollback_that_a_person_asks_for_acts_once(make: Make, second_life: Call) -> None:
     world = World()
     model = second_life(world)
@@ -73,6 +85,7 @@ def test_a_rollback_that_a_person_asks_for_acts_once(make: Make, second_life: Ca
     final = run_until_settled(asking, world)[-1][1]
     assert world.traffic.live.stack == older  # type: ignore[union-attr]
     assert final.status.history[0].outcome == "RolledBack"
+    assert final.status.history[0].message.endswith(", as was asked for")
 
     third = make({"spec.data.revision": "3"}, status=final.status, generation=3, annotations=asked)
     run_until_settled(third, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from retrieval_operator.api.constants import FINALIZER, TAG_REPORT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.domain.decide import decide
+from retrieval_operator.domain.observed import Problem
 from retrieval_operator.domain.plan import Plan, SetFinalizer, StartWorkload, TagRun
 from retrieval_operator.domain.simulate import Outcome, World, all_pass, run_until_settled
 
@@ -135,6 +137,30 @@ def test_without_the_registry_nothing_is_removed_and_the_object_says_why_it_stay
     world.registry_is_up = True
     passes(model, world, 20)
     assert world.finalizer is False
+
+
+@pytest.mark.parametrize("registry_is_up", [True, False])
+def test_a_namespace_that_is_being_deleted_is_not_held_up_for_files_that_no_job_can_remove(
+    make: Make, registry_is_up: bool
+) -> None:
+    world = World()
+    model = deleting(make, world, "Delete")
+    world.registry_is_up = registry_is_up
+    going = (Problem(dependency="namespace", message="namespace default is being deleted"),)
+    for _ in range(10):
+        plan = decide(model, replace(world.observe(), problems=going), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        world.tick(5)
+        if world.finalizer is False:
+            break
+    assert world.finalizer is False
+    assert not world.stacks
+    assert "collect" not in {work.step for work in world.specs.values()}
+    assert all((run.report is None) is registry_is_up for run in world.runs.values()), "proofs go where MLflow answers"
+    told = world.events[-1]
+    assert (told.type, told.reason) == ("Warning", "RemovalFailed")
+    assert "/store/default/feed" in told.message
 
 
 def test_a_removal_of_old_files_under_way_is_ended_before_everything_is_removed(make: Make) -> None:

@@ -184,6 +184,17 @@ def test_no_verdict_at_all_is_inconclusive() -> None:
     assert overall([]) == "Inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.45192648754101267, "0.4519"), (0.5, "0.5000"), (1.0, "1.000"), (0.0, "0.000"), (1.2345e-05, "0.00001234")],
+)
+def test_a_value_is_shown_in_four_digits_and_kept_whole(value: float, shown: str) -> None:
+    [verdict] = judge_evaluation(
+        report(GOOD | {"value": value}), Promotion.model_validate({"gates": [{"min": "0.1"}]}), Evaluation(), []
+    )
+    assert (verdict.shown, verdict.value) == (shown, value)
+
+
 def promoted(value: float) -> HistoryEntry:
     gate = GateVerdict(gate="recall@10 (matched, all)", verdict="Passed", message="", value=value)
     return HistoryEntry(

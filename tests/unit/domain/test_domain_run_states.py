@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
-from retrieval_operator.domain.plan import SetRunStatus
+from retrieval_operator.domain.plan import SetRunStatus, TagRun
 from retrieval_operator.domain.simulate import Outcome, World, all_pass, run_until_settled, with_status
 from retrieval_operator.domain.workloads import WorkloadSpec
 
@@ -74,3 +76,20 @@ def test_nothing_is_said_while_the_registry_is_away(make: Make) -> None:
     world.registry_is_up = False
     passes = run_until_settled(with_status(make(), status), world)
     assert not [a for _, plan in passes for a in plan.actions if isinstance(a, SetRunStatus)]
+
+
+def test_the_images_that_ran_are_written_once_and_stay_when_the_workloads_are_gone(make: Make, step: Call) -> None:
+    world = World()
+    model = make(status=run_until_settled(make(), world)[-1][1].status)
+    world.workloads = {name: replace(work, image=f"{work.step}@sha256:1") for name, work in world.workloads.items()}
+    world.stacks = {name: replace(stack, image="server@sha256:2") for name, stack in world.stacks.items()}
+    model, plan = step(model, world)
+    assert {type(action) for action in plan.actions} == {TagRun}
+    images = {run.step: run.tags[TAG_IMAGE] for run in world.runs.values() if TAG_IMAGE in run.tags}
+    assert images == {run.step: f"{run.step}@sha256:1" for run in world.runs.values()}
+    servers = {run.tags.get(TAG_SERVER_IMAGE) for run in world.runs.values() if run.step == "verify"}
+    assert servers == {"server@sha256:2"}
+    world.workloads.clear()
+    _, plan = step(model, world)
+    assert not plan.actions
+    assert images == {run.step: run.tags[TAG_IMAGE] for run in world.runs.values()}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retrieval_operator.adapters.kubernetes.kinds import JOB, POD, PYTORCH_JOB
-from retrieval_operator.adapters.kubernetes.pod_status import first_failure
+from retrieval_operator.adapters.kubernetes.pod_status import first_failure, image_digest
 from retrieval_operator.adapters.kubernetes.workloads import QUEUE_LABEL, STOPPED_ANNOTATION
 from retrieval_operator.api.types import rfc3339
 from retrieval_operator.ports import Rejected, Retryable, Stale
@@ -261,3 +261,19 @@ async def test_a_name_that_somebody_else_has_is_refused(workloads, world, make, 
     world.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}})
     with pytest.raises(Rejected, match="somebody else"):
         await workloads.start(model, work_of(model)["index"])
+
+
+DIGEST = "registry.example.com/trainer@sha256:0f"
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        ([], ""),
+        ([pod(phase="Pending")], ""),
+        ([pod({"name": "main", "imageID": ""}), pod({"name": "main", "imageID": DIGEST})], DIGEST),
+    ],
+    ids=["no pods", "none has started", "the first that has"],
+)
+def test_the_image_that_ran_is_known_by_its_digest(pods: list[dict[str, Any]], expected: str) -> None:
+    assert image_digest(pods) == expected

@@ -10,6 +10,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
     INFERENCE_SERVICE,
     JOB,
+    NAMESPACE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     PYTORCH_JOB,
@@ -83,6 +84,34 @@ async def test_a_claim_is_asked_for_once_in_a_while(surroundings, world, model, 
     now[0] += 60
     await surroundings.problems(model)
     assert world.requests.count(("get", "PersistentVolumeClaim", "models")) == 2
+
+
+def being_deleted(model):
+    metadata = model.metadata.model_copy(update={"deletion_timestamp": 1_700_000_000})
+    return model.model_copy(update={"metadata": metadata})
+
+
+async def test_of_an_object_that_is_deleted_it_matters_whether_its_namespace_goes_too(
+    surroundings, world, model, claims
+):
+    gone = being_deleted(model)
+    assert await told(surroundings, gone) == {}
+    world.terminate_namespace("search")
+    assert await told(surroundings, gone) == {"namespace": "namespace search is being deleted"}
+
+
+async def test_the_namespace_of_an_object_that_stays_is_not_asked_for(surroundings, world, model, claims):
+    world.terminate_namespace("search")
+    assert await told(surroundings, model) == {}
+    assert ("get", "Namespace", "search") not in world.requests
+
+
+async def test_an_operator_that_may_not_see_the_namespace_takes_it_for_one_that_stays(
+    surroundings, world, model, claims
+):
+    world.terminate_namespace("search")
+    world.fail("get", NAMESPACE, Rejected("forbidden"))
+    assert await told(surroundings, being_deleted(model)) == {}
 
 
 async def test_what_this_operator_may_not_see_is_no_problem(surroundings, world, model):

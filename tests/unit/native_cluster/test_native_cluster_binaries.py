@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from native_cluster import binaries, versions
-from native_cluster.binaries import Binaries, module_key
-from native_cluster.layout import ClusterError
+from native_cluster.binaries import CHOSEN_DIRECTORY, Binaries, module_key, ready_programs
+from native_cluster.layout import ClusterError, NotRun, default_cache
 from native_cluster.versions import Module
 
 PROGRAM = "package main\n\nfunc main() {}\n"
@@ -86,6 +86,24 @@ def test_a_module_that_changes_does_not_rebuild_the_others(
 def test_what_decides_the_bytes_decides_the_key(modules: tuple[Module, ...], change: dict[str, object]) -> None:
     module = modules[0]
     assert module_key(module) != module_key(Module(**{**vars(module), **change}))
+
+
+def test_programs_are_found_where_the_variable_says_else_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.delenv(CHOSEN_DIRECTORY, raising=False)
+    with pytest.raises(NotRun, match=r"has no etcd and no helm \(`make cluster-up` builds them; or set RETRIEVAL_CLUS"):
+        ready_programs("etcd", "helm")
+    cached, chosen = Binaries(default_cache()).directory, tmp_path / "chosen"
+    for directory in (cached, chosen):
+        directory.mkdir(parents=True)
+        (directory / "etcd").touch()
+    assert ready_programs("etcd") == cached
+    monkeypatch.setenv(CHOSEN_DIRECTORY, str(chosen))
+    assert ready_programs("etcd") == chosen
+    with pytest.raises(NotRun, match=r"chosen has no helm \(RETRIEVAL_CLUSTER_BIN names it\)"):
+        ready_programs("etcd", "helm")
 
 
 @pytest.mark.component

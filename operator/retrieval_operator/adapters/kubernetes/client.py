@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import yaml
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from retrieval_operator.adapters.kubernetes import own_pod
 from retrieval_operator.adapters.kubernetes.kinds import Kind, Object, kind_of
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 
@@ -27,38 +29,46 @@ _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
+_DEFAULT_NAMESPACE = "default"
+# How the library says that a file is no kubeconfig; the last two, when something else is in it.
+_UNUSABLE = (ConfigException, OSError, yaml.YAMLError, TypeError, AttributeError)
 
 
 @asynccontextmanager
-async def connected(user_agent: str) -> AsyncIterator[KubernetesClient]:
-    """A client as KUBECONFIG says, else as the pod's service account, else as ~/.kube/config.
+async def connected(user_agent: str, *, kubeconfig: str = "", context: str = "") -> AsyncIterator[KubernetesClient]:
+    """A client as `kubeconfig` or KUBECONFIG says, else as the pod's service account, else as ~/.kube/config.
 
-    Raises Rejected when none of them can be used.
+    `context` is one of the kubeconfig's, "" for its current one. Raises Rejected when none of them can be used.
     """
     configuration = Configuration()
     try:
-        named = os.environ.get("KUBECONFIG")
-        if named or _IN_CLUSTER not in os.environ:
-            await load_kube_config(config_file=named, client_configuration=configuration)
+        named = kubeconfig or os.environ.get("KUBECONFIG")
+        if named or context or _IN_CLUSTER not in os.environ:
+            loader = await load_kube_config(
+                config_file=named or None, context=context or None, client_configuration=configuration
+            )
+            namespace = loader.current_context["context"].get("namespace")
         else:
             load_incluster_config(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
+            namespace = own_pod.namespace()
+    except _UNUSABLE as error:
         raise Rejected(
             f"found no way to reach a cluster (KUBECONFIG, service account, ~/.kube/config): {error}"
         ) from error
     client = ApiClient(configuration)
     client.user_agent = user_agent
     try:
-        yield KubernetesClient(client)
+        yield KubernetesClient(client, namespace or _DEFAULT_NAMESPACE)
     finally:
         await client.close()
 
 
 class KubernetesClient:
-    """Fills KubernetesApi."""
+    """Fills KubernetesApi. `namespace` is where its configuration says that one looks who names none."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, namespace: str = _DEFAULT_NAMESPACE) -> None:
         self._client = client
+        self.namespace = namespace
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         answer = await self._request("GET", kind.path(namespace, name))

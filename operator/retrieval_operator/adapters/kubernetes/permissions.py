@@ -48,7 +48,7 @@ _MAKE = ("create", "delete")
 WATCHED = (
     Permission(
         kinds.RETRIEVAL_MODEL,
-        ("get", *_SEE, "patch"),
+        (*_SEE, "patch"),
         "the objects; patch is for our finalizer, and a spec is never written",
     ),
     Permission(kinds.RETRIEVAL_MODEL, ("patch",), "conditions, champion, candidate, history", subresource="status"),
@@ -62,6 +62,7 @@ WATCHED = (
     Permission(kinds.POD, _SEE, "readiness, exit codes, termination messages"),
     Permission(kinds.EVENT, ("create", "get", "patch", "list"), "what happened, for people; why pods are not made"),
     Permission(kinds.PERSISTENT_VOLUME_CLAIM, ("get",), "whether the storage is there"),
+    Permission(kinds.NAMESPACE, ("get",), "whether an object is deleted alone, or its whole namespace"),
 )
 CLUSTER: tuple[Permission, ...] = ()
 OWN = (Permission(kinds.LEASE, ("get", "create", "patch"), "one operator acts at a time"),)

@@ -16,6 +16,7 @@ OUT_OF_MEMORY = "OOMKilled"  # the kubelet's word
 _IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONTAINER_WAITS = frozenset({"CreateContainerError", "RunContainerError"})
 _SAID_WHY, _TAKEN_AWAY, _CRASHED = range(3)
+_SENTENCE_MAX_CHARS = 512  # what others said is part of it; several sentences may have to share a status message
 _REASONS = {code.value: code.reason for code in ExitCode}
 
 
@@ -37,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Lack:
-    """What keeps a pod from starting: which dependency of the object, and a sentence with the remedy.
+    """What keeps a pod from starting: which dependency of the object, and a sentence on one line with the remedy.
 
     Without counts, times and the kubelet's turns of phrase: it is repeated in a status, which is written when it
     changes.
@@ -72,10 +73,21 @@ def condition(obj: Object, kind: str) -> Object:
     return next((found for found in conditions if found["type"] == kind), {})
 
 
+def one_line(sentence: str) -> str:
+    """Without line breaks, and short enough for a status."""
+    return " ".join(sentence.split())[:_SENTENCE_MAX_CHARS]
+
+
 def containers(pod: Object) -> Sequence[Object]:
     """The statuses of its containers, those that go first included."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def image_digest(pods: Iterable[Object]) -> str:
+    """What the first container runs that has started, as the node names it: by digest. "" when none has."""
+    found = (status.get("imageID", "") for pod in pods for status in pod.get("status", {}).get("containerStatuses", []))
+    return next(filter(None, found), "")
 
 
 def _lack(pod: Object) -> Lack | None:
@@ -85,15 +97,15 @@ def _lack(pod: Object) -> Lack | None:
         reason, image = waiting.get("reason", ""), container.get("image", "")
         if reason in _IMAGE_WAITS:
             remedy = "push it, correct its name, or name its credentials in pod.imagePullSecrets"
-            return Lack("program", f"pod {name} waits for image {image}, which cannot be pulled; {remedy}")
+            return Lack("program", one_line(f"pod {name} waits for image {image}, which cannot be pulled; {remedy}"))
         if reason == "CreateContainerConfigError":
             said = waiting.get("message", reason)
-            return Lack("secret", f"pod {name} cannot start: {said}; create it or correct its name")
+            return Lack("secret", one_line(f"pod {name} cannot start: {said}; create it or correct its name"))
         if reason in _CONTAINER_WAITS:
-            return Lack("program", f"pod {name} cannot start: {reason}: {waiting.get('message', '')}")
+            return Lack("program", one_line(f"pod {name} cannot start: {reason}: {waiting.get('message', '')}"))
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        return Lack("quota", f"pod {name} waits for a node: {scheduled.get('message', '')}")
+        return Lack("quota", one_line(f"pod {name} waits for a node: {scheduled.get('message', '')}"))
     return None
 
 

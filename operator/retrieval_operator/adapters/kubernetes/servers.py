@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.adapters.kubernetes.kinds import Object
-from retrieval_operator.adapters.kubernetes.pod_status import condition, container_failure, containers, first_lack
+from retrieval_operator.adapters.kubernetes.pod_status import (
+    condition,
+    container_failure,
+    containers,
+    first_lack,
+    one_line,
+)
 from retrieval_operator.api.constants import FINAL_EXIT_CODES
 
 # As often as on one machine: five starts. The kubelet's back-off makes them last about 150 s.
@@ -20,7 +26,7 @@ _RESTARTS_LIMIT = 4
 _GRACE_S = 60
 # Reasons of PredictorReady: the ReplicaSet may not make pods (quota, PodSecurity), or KServe not the Deployment.
 _REFUSED = frozenset({"FailedCreate", "ReconcileFailed"})
-_SAID_MAX_CHARS = 512
+_WORDS_MAX_CHARS = 256  # of a program's last words: they share a sentence with how it ended
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def read_servers(pods: Iterable[Object], inference_service: Object, now: int) ->
     waiting = [pod for pod in current if condition(pod, "Ready").get("status") != "True"]
     ready = len(current) - len(waiting)
     refusal, refused_since = _refusal(inference_service)
-    waits_for = refusal or _lack(waiting)
+    waits_for = refusal or _waits_for(waiting)
     if ready:
         return Servers(ready, waits_for=waits_for)
     started = [pod for pod in waiting if containers(pod)]
@@ -66,14 +72,14 @@ def _failure(pod: Object, now: int) -> str:
             return _end(pod, ended)
     lack = first_lack([pod])
     is_old = now - seconds(pod["metadata"]["creationTimestamp"]) >= _GRACE_S
-    return _cut(lack.message) if lack is not None and is_old else ""
+    return lack.message if lack is not None and is_old else ""
 
 
-def _lack(waiting: Sequence[Object]) -> str:
-    """What the first one waits for. Without counts and times: it is repeated in a status."""
+def _waits_for(waiting: Sequence[Object]) -> str:
+    """What the first one lacks that lacks something, else how the first one ended that is started again."""
     lack = first_lack(waiting)
     if lack is not None:
-        return _cut(lack.message)
+        return lack.message
     ends = ((pod, _last_end(container)) for pod in waiting for container in containers(pod))
     return next((f"{_end(pod, ended)}; it is started again" for pod, ended in ends if ended), "")
 
@@ -83,7 +89,7 @@ def _refusal(inference_service: Object) -> tuple[str, int]:
     found = condition(inference_service, "PredictorReady")
     if found.get("status") != "False" or found.get("reason") not in _REFUSED:
         return "", 0
-    return _cut(f"no server can be started: {found.get('message', '')}"), seconds(found["lastTransitionTime"])
+    return one_line(f"no server can be started: {found.get('message', '')}"), seconds(found["lastTransitionTime"])
 
 
 def _last_end(container: Object) -> Object:
@@ -95,10 +101,6 @@ def _last_end(container: Object) -> Object:
 def _end(pod: Object, ended: Object) -> str:
     """With the words of its termination message, else the last of its log."""
     failure = container_failure(ended)
-    words = failure.message[-_SAID_MAX_CHARS // 2 :] or "it said nothing"
+    words = failure.message[-_WORDS_MAX_CHARS:] or "it said nothing"
     how = f"exit code {failure.exit_code} ({failure.reason})"
-    return _cut(f"the server in pod {pod['metadata']['name']} ended with {how}: {words}")
-
-
-def _cut(sentence: str) -> str:
-    return " ".join(sentence.split())[:_SAID_MAX_CHARS]
+    return one_line(f"the server in pod {pod['metadata']['name']} ended with {how}: {words}")

@@ -26,6 +26,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     Kind,
     Object,
 )
+from retrieval_operator.adapters.kubernetes.pod_status import image_digest
 from retrieval_operator.adapters.kubernetes.servers import Servers, read_servers
 from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
 from retrieval_operator.api.constants import LABEL_NAME, LABEL_STACK
@@ -120,6 +121,7 @@ class KubernetesStacks:
             failed=seen.failed,
             waits_for=seen.waits_for,
             complete=all(staying),
+            image=image_digest(_made_for(server, pods)) if server else "",
         )
 
 

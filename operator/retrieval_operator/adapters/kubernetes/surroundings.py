@@ -6,6 +6,7 @@ again. Whether a Secret exists can only be seen so: nobody but the pods may read
 
     known from the cache      definitions (is their kind watched?), pods that wait
     asked for, and kept       claims by name; the namespace's events, only while an attempt has fewer pods than it wants
+    asked for each time       whether the namespace goes, only of an object that is being deleted
 
 KServe's default mode is not looked at: every InferenceService of ours says itself that it is a Standard one.
 """
@@ -23,6 +24,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
     INFERENCE_SERVICE,
     JOB,
+    NAMESPACE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     PYTORCH_JOB,
@@ -62,11 +64,25 @@ class KubernetesSurroundings:
 
     async def problems(self, model: RetrievalModel) -> Sequence[Problem]:
         return [
+            *await self._namespace(model),
             *self._definitions(model),
             *await self._storage(model),
             *self._waiting(model),
             *await self._refused(model),
         ]
+
+    async def _namespace(self, model: RetrievalModel) -> list[Problem]:
+        """An object that is being deleted may need a Job for its files, which a namespace that goes does not take."""
+        if model.metadata.deletion_timestamp is None:
+            return []
+        name = model.metadata.namespace
+        try:
+            found = await self._api.get(NAMESPACE, None, name)
+        except Rejected:  # as everything else that this operator may not see
+            return []
+        if found is None or "deletionTimestamp" not in found["metadata"]:
+            return []
+        return [Problem(dependency="namespace", message=f"namespace {name} is being deleted")]
 
     def _definitions(self, model: RetrievalModel) -> Iterator[Problem]:
         if needs_pytorch_job(model) and not self._cache.is_watched(PYTORCH_JOB):

@@ -23,6 +23,7 @@ from retrieval_operator.adapters.kubernetes.pod_status import (
     condition,
     first_failure,
     first_lack,
+    image_digest,
     is_alive,
 )
 from retrieval_operator.adapters.kubernetes.pods import template
@@ -149,6 +150,7 @@ class KubernetesWorkloads:
             attempt=int(labels[LABEL_ATTEMPT]),
             state="Running",
             started_at=seconds(obj.get("status", {}).get("startTime") or metadata["creationTimestamp"]),
+            image=image_digest(pods),
         )
         ended, stopped_at = _ended(obj), _stopped_at(obj)
         if ended is not None and ended.succeeded:

@@ -109,13 +109,13 @@ def _columns() -> list[dict[str, Any]]:
         _column("Phase", "string", ".status.phase", "Where the model is in its life"),
         _column("Champion", "string", ".status.champion.stack", "The stack that serves"),
         _column("Candidate", "string", ".status.candidate.step", "Where the work in flight is"),
-        _column("Gate", "number", ".status.champion.gates[0].value", "What the champion reached at its first gate"),
+        _column("Gate", "string", ".status.champion.gates[0].shown", "What the champion reached at its first gate"),
         _column("Age", "date", ".metadata.creationTimestamp", "Since the object was created"),
         _column("Ready", "string", f"{ready}.status", "Whether the champion serves", detail=True),
         _column("Data", "string", ".spec.data.revision", "The data revision that is asked for", detail=True),
         _column("Bundle", "string", ".status.champion.bundleId", "The encoder that serves", detail=True),
         _column("Index", "string", ".status.champion.generationId", "The index generation that serves", detail=True),
-        _column("New", "number", ".status.candidate.gates[0].value", "The candidate at its first gate", detail=True),
+        _column("New", "string", ".status.candidate.gates[0].shown", "The candidate at its first gate", detail=True),
         _column("Message", "string", f"{ready}.message", "About the champion, in a sentence", detail=True),
     ]
 

@@ -29,7 +29,7 @@ from retrieval_operator.api.spec import (
     RetrievalModelSpec,
     Training,
 )
-from retrieval_operator.api.types import CRON_PATTERN
+from retrieval_operator.api.types import CREDENTIALS_PATTERN, CRON_PATTERN
 
 # FieldValueDuplicate exists as well, but the API server leaves its message out.
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
@@ -195,7 +195,7 @@ MODEL_RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
 # check here, the operator refuses with a condition.
 FORMAT_RULES: dict[str, Rule] = {
     "uri": Rule(
-        "!self.matches('^[^/]*://[^/]*@')",
+        f"!self.matches('{CREDENTIALS_PATTERN}')",
         "found credentials in the URI; leave them out and name their Secret in storage.secretRef",
     ),
     "cron": Rule(

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from aiohttp import web
 
+from retrieval_operator.adapters.kubernetes import client as kubernetes_client
+from retrieval_operator.adapters.kubernetes import own_pod
 from retrieval_operator.adapters.kubernetes.client import Answer, KubernetesClient, connected
 from retrieval_operator.adapters.kubernetes.kinds import JOB, NAMESPACE, POD, RETRIEVAL_MODEL, Kind
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
@@ -207,3 +209,55 @@ async def test_without_a_way_to_a_cluster_it_is_said_where_was_looked(
     with pytest.raises(Rejected, match=r"KUBECONFIG, service account, ~/\.kube/config"):
         async with connected("test"):
             pass
+
+
+CONFIGURATION = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": name, "cluster": {"server": f"http://{name}.example"}} for name in ("one", "two")],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+    "contexts": [
+        {"name": "first", "context": {"cluster": "one", "user": "u"}},
+        {"name": "second", "context": {"cluster": "two", "user": "u", "namespace": "ml"}},
+    ],
+    "current-context": "first",
+}
+
+
+@pytest.mark.parametrize(
+    ("context", "host", "namespace"),
+    [("", "http://one.example", "default"), ("second", "http://two.example", "ml")],
+)
+async def test_a_context_says_which_cluster_and_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str, host: str, namespace: str
+) -> None:
+    """The kubeconfig that is named goes before KUBECONFIG."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    (tmp_path / "named").write_text(yaml.safe_dump(CONFIGURATION))
+    async with connected("test", kubeconfig=str(tmp_path / "named"), context=context) as client:
+        assert (client._client.configuration.host, client.namespace) == (host, namespace)
+
+
+@pytest.mark.parametrize("text", ["clusters: [", "[]", "just a text", ""])
+async def test_a_kubeconfig_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(Rejected, match="found no way to reach a cluster"):
+        async with connected("test", kubeconfig=str(tmp_path / "kubeconfig")):
+            pass
+
+
+async def test_an_unknown_context_is_said(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(CONFIGURATION))
+    with pytest.raises(Rejected, match="third"):
+        async with connected("test", kubeconfig=str(tmp_path / "kubeconfig"), context="third"):
+            pass
+
+
+async def test_in_a_pod_the_namespace_is_the_pod_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(kubernetes_client, "load_incluster_config", lambda client_configuration: None)
+    (tmp_path / "namespace").write_text("ml\n")
+    monkeypatch.setattr(own_pod, "_NAMESPACE_FILE", tmp_path / "namespace")
+    async with connected("test") as client:
+        assert client.namespace == "ml"

@@ -1,0 +1,82 @@
+"""What becomes of the shared life after its first champion: the acts that more than one story is about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lives.clients import Told, asking
+from lives.place import Object, Place, condition, generate, seconds
+from lives.tracking import Tracking
+
+NAME = "feed"
+MODEL = "feed.feed"  # in MLflow
+REVIEWER = "Ada Lovelace"
+# After a switch, until the share of the traffic on the new stack is taken.
+SETTLED_S = 120
+_MEASURED_S = 15
+_MIN_ONLY = [{"metric": "recall", "k": 10, "pool": "matched", "min": "0.02"}]
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """`former` and `live` are champions, `told` is by kind of client."""
+
+    former: Object
+    live: Object
+    told: Mapping[str, Told]
+
+
+def take_over(place: Place, image: str) -> Takeover:
+    """A week of new data is promoted while clients ask, past the end of the former stack. `image` is the clients'."""
+    former = place.model(NAME)["status"]["champion"]
+    uri = generate(place.path, "day-35", "--days=35")
+    with asking(place, NAME, image) as clients:
+        # One pod is enough from here on: the first life had two of each.
+        data = {"uri": uri, "revision": "day-35"}
+        place.patch(NAME, {"data": data, "training": {"nodes": 1}, "index": {"encodeShards": 1}})
+        live = place.until_promoted(NAME)["status"]["champion"]
+        place.until(NAME, lambda _: not place.list("pods", name=NAME, stack=former["stack"]), "has no former pod")
+        time.sleep(max(0.0, seconds(live["promotedAt"]) + SETTLED_S + _MEASURED_S - time.time()))
+        told = clients.stop()
+    return Takeover(former, live, told)
+
+
+@dataclass(frozen=True)
+class Approval:
+    """`waiting` and `promoted` are the object before and after; `asked` is its version in MLflow when it waited."""
+
+    former: Object
+    waiting: Object
+    asked: Object
+    still_waiting: Object
+    promoted: Object
+
+
+def approve(place: Place, tracking: Tracking) -> Approval:
+    """A model of a short training waits for a person, who approves it on its page in MLflow."""
+    former = place.model(NAME)["status"]["champion"]
+    steps = {"hyperparameters": {"steps": 20}}
+    # Room for what is done to this champion afterwards.
+    place.patch(
+        NAME,
+        {
+            "training": steps,
+            "promotion": {"mode": "Manual", "gates": _MIN_ONLY},
+            "rollback": {"windowSeconds": 900},
+        },
+    )
+    waiting = place.until(NAME, _awaits_approval, "awaits approval")
+    candidate = waiting["status"]["candidate"]
+    asked = tracking.version(MODEL, candidate["bundleId"])
+    place.annotate(NAME, approve=f"{candidate['stack']}-another-verdict")
+    time.sleep(15)  # longer than the time after which it looks again
+    still_waiting = place.model(NAME)
+    tracking.tag_version(asked, "approved_by", REVIEWER)
+    place.count_from_now(NAME)
+    return Approval(former, waiting, asked, still_waiting, place.until_promoted(NAME))
+
+
+def _awaits_approval(found: Object) -> bool:
+    return condition(found, "Promoted").get("reason") == "AwaitingApproval"
