@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from clients import FAILED, MIXED
 from rich.console import Console
 from rich.table import Table
 
@@ -130,17 +132,24 @@ class Clients:
 
 
 def show_clients(result: dict[str, Any], stacks: dict[str, str]) -> None:
+    """What each kind of client noticed. Raises DemoFailed when that is more than the ids of two stacks."""
     table = Table(title="Clients during the takeover (synthetic data)", title_justify="left")
-    for column in ("requests", "failed", "mixed", "answered by"):
+    for column in ("clients", "requests", FAILED, MIXED, "answered by"):
         table.add_column(column)
-    by = ", ".join(f"{stacks.get(pair, pair)}: {count}" for pair, count in result["answers"].items())
-    table.add_row(str(result["requests"]), str(result["failed"]), str(result["mixed"]), by)
+    problems: list[str] = []
+    for kind, seen in result.items():
+        outcomes: Counter[str] = Counter()
+        for _second, outcome, count in seen["outcomes"]:
+            outcomes[outcome] += count
+        by = ", ".join(f"{stacks[pair]}: {outcomes[pair]}" for pair in stacks)
+        table.add_row(kind, str(outcomes.total()), str(outcomes[FAILED]), str(outcomes[MIXED]), by)
+        if set(outcomes) - set(stacks):
+            problems.append(f"{kind} clients noticed the takeover: {dict(outcomes)} {seen['failures']}")
+        elif set(outcomes) != set(stacks):
+            problems.append(f"{kind} clients did not see both stacks: the takeover was not under load")
     console.print(table)
-    foreign = set(result["answers"]) - set(stacks)
-    if result["failed"] or result["mixed"] or foreign:
-        raise DemoFailed(f"clients noticed the takeover: {result['failures']} {sorted(foreign)}")
-    if set(result["answers"]) != set(stacks):
-        raise DemoFailed("clients did not see both stacks: the takeover was not under load")
+    if problems:
+        raise DemoFailed("; ".join(problems))
 
 
 def wait_until_collected(stack: str) -> None:

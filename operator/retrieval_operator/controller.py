@@ -107,7 +107,12 @@ class Controller:
         with measured(PassRecord(key)) as record:
             try:
                 result = await self._pass_in_time(key, record)
-            except (Stale, Gone) as error:
+            except Gone as error:
+                if await self._exists(key):
+                    result, record.error = PassResult("stale"), error
+                else:
+                    result = PassResult("gone")
+            except Stale as error:
                 result, record.error = PassResult("stale"), error
             except Retryable as error:
                 result, record.error = PassResult("delayed"), error
@@ -124,6 +129,13 @@ class Controller:
         """What a pass would see and do now. Nothing is performed or written."""
         observed = await self._observe(model)
         return observed, self._decide(model, observed, self._clock())
+
+    async def _exists(self, key: str) -> bool:
+        """False only when that is known."""
+        try:
+            return await self._ports.models.get(key) is not None
+        except PortError:
+            return True
 
     async def _pass_in_time(self, key: str, record: PassRecord) -> PassResult:
         try:

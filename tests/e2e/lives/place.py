@@ -34,6 +34,22 @@ _POLL_S = 2.0
 # The world of examples/kubernetes/storage.yaml; another number of days is the same world earlier or later.
 _WORLD = ("--members=5000", "--items=4000", "--interactions=120000", "--horizon-days=42", "--seed=7")
 
+# A Service of this second is not yet known to kube-proxy, and what is sent to it is lost: only the connection is tried
+# again, the request never.
+_CLIENT = """
+import socket, sys, urllib.parse, urllib.request
+address = urllib.parse.urlsplit(sys.argv[1])
+for tries_left in reversed(range(5)):
+    try:
+        socket.create_connection((address.hostname, address.port or 80), timeout=3).close()
+        break
+    except TimeoutError:
+        if not tries_left:
+            raise
+request = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=30).read().decode())
+"""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -137,12 +153,7 @@ class Place:
 
         `by`: the namespace and name of any pod that has Python.
         """
-        program = (
-            "import sys, urllib.request as u; "
-            "r = u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'}); "
-            "print(u.urlopen(r, timeout=30).read().decode())"
-        )
-        pod = ("--namespace", by[0], "exec", by[1], "--", "python3", "-c", program)
+        pod = ("--namespace", by[0], "exec", by[1], "--", "python3", "-c", _CLIENT)
         answer: Object = json.loads(self.kubectl(*pod, f"{address}/v1/retrieve", json.dumps(query)))
         return answer
 

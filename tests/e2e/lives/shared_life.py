@@ -79,4 +79,4 @@ def approve(place: Place, tracking: Tracking) -> Approval:
 
 
 def _awaits_approval(found: Object) -> bool:
-    return condition(found, "Promoted").get("reason") == "AwaitingApproval"
+    return bool(condition(found, "Promoted").get("reason") == "AwaitingApproval")

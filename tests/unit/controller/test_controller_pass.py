@@ -16,7 +16,7 @@ from retrieval_operator.api.status import Candidate, CandidateKind, RetrievalMod
 from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
 from retrieval_operator.domain.plan import EmitEvent, StartWorkload, StopWorkload
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
-from retrieval_operator.ports import PortError, Rejected, Retryable, Stale
+from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 
 Call = Callable[..., Any]  # a fixture of conftest.py
 
@@ -85,6 +85,24 @@ async def test_an_object_that_is_no_more_ends_quietly(world: Any, a_plan: Call) 
     world.model = None
     assert (await world.controller(a_plan()).reconcile(KEY)).outcome == "gone"
     assert world.calls == [("models.get", KEY)]
+
+
+async def test_an_object_that_goes_in_mid_pass_ends_as_quietly(world: Any, a_plan: Call, log: StringIO) -> None:
+    def vanish(*_: Any) -> None:
+        world.model = None
+
+    world.failures["workloads.stop"] = Gone("it does not exist")
+    controller = world.controller(a_plan(STOP), on_action=vanish)
+    assert (await controller.reconcile(KEY)).outcome == "gone"
+    assert "warning" not in log.getvalue()
+
+
+async def test_an_object_that_stays_is_looked_at_again_when_something_it_needs_is_gone(
+    world: Any, a_plan: Call
+) -> None:
+    """Such as its namespace, in which nothing can be made any more: what has to be removed is."""
+    world.failures["workloads.stop"] = Gone("its namespace is being deleted")
+    assert (await world.controller(a_plan(STOP)).reconcile(KEY)).outcome == "stale"
 
 
 @pytest.mark.parametrize("port", sorted(OBSERVE - {"registry.observe"}))

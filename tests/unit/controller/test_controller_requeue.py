@@ -29,7 +29,7 @@ def passes(in_virtual_time: Any, world: Any, plans: Sequence[Plan], until_s: flo
         async def note() -> None:
             times.append(loop.time())
 
-        world.during["models.get"] = note
+        world.during["workloads.observe"] = note
         queue.add(KEY)
         work = asyncio.create_task(world.controller(*plans).work(queue, workers=2))
         await asyncio.sleep(until_s)
