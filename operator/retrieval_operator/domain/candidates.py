@@ -90,10 +90,10 @@ def wanted(context: Context, taken: Slots) -> Wanted | None:
     revision = _wanted_revision(context, taken)
     if revision is not None and not revision.refused:
         return revision
-    for wish in (_wanted_refresh(context, taken), _wanted_serving(context)):
+    for wish in (_wanted_refresh(context, taken), _wanted_serving(context, taken)):
         if wish is not None and not wish.refused:
             return wish
-    return revision or _wanted_refresh(context, taken) or _wanted_serving(context)
+    return revision or _wanted_refresh(context, taken) or _wanted_serving(context, taken)
 
 
 def _wanted_rollback(context: Context) -> Wanted | None:
@@ -136,19 +136,48 @@ def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
         champion.slot,
         taken.refresh,
         scheduled=taken.refresh_is_new,
-        refused=refusal(context, kind, key),
+        refused=refusal(context, kind, key) or _left_behind(context, taken, kind),
     )
 
 
-def _wanted_serving(context: Context) -> Wanted | None:
+def _wanted_serving(context: Context, taken: Slots) -> Wanted | None:
     champion = context.champion
     if champion is None or champion.serving_hash == serving_hash(context.spec):
         return None
     stack = stack_id(champion.bundle_id, champion.generation_id, serving_hash(context.spec))
     kind = CandidateKind.SERVING
     return Wanted(
-        kind, stack, champion.revision, champion.slot, champion.refresh_slot, refused=refusal(context, kind, stack)
+        kind,
+        stack,
+        champion.revision,
+        champion.slot,
+        champion.refresh_slot,
+        refused=refusal(context, kind, stack) or _left_behind(context, taken, kind),
     )
+
+
+def _left_behind(context: Context, taken: Slots, kind: CandidateKind) -> str:
+    """Why this is not tried under the champion (a sentence): it was part of the stack that traffic went back from.
+
+    Whoever goes back wants that former stack, not its model with the index or the serving spec that may be to blame.
+    "" once the manifest, a schedule or a retry asks for something else.
+    """
+    entry = _way_back(context)
+    if entry is None or entry.record is None:
+        return ""
+    if kind is CandidateKind.SERVING:
+        is_the_same = entry.record.serving_hash == serving_hash(context.spec)
+    else:
+        key = generation_key(context.spec, entry.record.bundle_id, taken.refresh)
+        is_the_same = entry.record.generation_key == key
+    return f"{entry.outcome}: {entry.message}" if is_the_same else ""
+
+
+def _way_back(context: Context) -> HistoryEntry | None:
+    """The rollback that made the champion live; None when it was promoted, or a person asked for a retry since."""
+    since = context.champion.promoted_at if context.champion else 0
+    entries = (entry for entry in context.status.history if entry.outcome == "RolledBack" and entry.at == since)
+    return next((entry for entry in entries if not entry.retried), None)
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:

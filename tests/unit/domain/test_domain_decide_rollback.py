@@ -106,6 +106,29 @@ def test_a_rollback_left_on_the_object_does_nothing_when_a_retry_brings_that_sta
     assert world.traffic.live.stack == newer  # type: ignore[union-attr]
 
 
+NEW_SERVING = {"spec.data.revision": "2", "spec.serving.connectionAgeSeconds": 19}
+NEW_INDEX = {"spec.data.revision": "2", "spec.index.factory": "HNSW32"}
+
+
+@pytest.mark.parametrize("second", [NEW_SERVING, NEW_INDEX], ids=["serving", "index"])
+def test_going_back_goes_to_that_very_stack_and_takes_nothing_along(
+    second: dict[str, Any], make: Make, live: Call
+) -> None:
+    """The serving spec or the index of the stack that is left may be what was wrong with it."""
+    world = World()
+    model = make(second, status=live(world), generation=2)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    older = world.traffic.previous
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}  # type: ignore[union-attr]
+    back = run_until_settled(make(second, status=model.status, generation=2, annotations=asked), world)[-1][1]
+    assert world.traffic.live is not None and world.traffic.live.stack == older
+    assert back.status.candidate is None
+
+    edited = second | {"spec.serving.connectionAgeSeconds": 30, "spec.index.factory": "HNSW64"}
+    run_until_settled(make(edited, status=back.status, generation=3), world)
+    assert world.traffic.live.stack != older, "what was not left behind is new work"
+
+
 def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, second_life: Call) -> None:
     world = World()
     model = second_life(world)
