@@ -176,6 +176,7 @@ class Controller:
             traffic=traffic,
             registry=None if isinstance(registry, Problem) else registry,
             problems=(*problems, *unreachable),
+            storage_id=await self._ports.surroundings.storage_id(model),  # last: `problems` has asked for the same
         )
 
     async def _observe_registry(self, model: RetrievalModel) -> RegistryObserved | Problem:

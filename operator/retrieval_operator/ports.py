@@ -136,3 +136,7 @@ class Surroundings(Protocol):
     """What must exist before work can succeed: CRDs, claims, secrets, quota. On one machine: programs and disk."""
 
     async def problems(self, model: RetrievalModel) -> Sequence[Problem]: ...
+
+    async def storage_id(self, model: RetrievalModel) -> str:
+        """Of the storage behind spec.storage: another id when it was replaced. "" when that cannot be told."""
+        ...

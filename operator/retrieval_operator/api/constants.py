@@ -43,6 +43,7 @@ TAG_PROMOTED_AT = "retrieval.promoted_at"  # seconds since the epoch: what is ke
 TAG_COLLECTED = "retrieval.collected"  # the workload that removed this run's files; "" once they are made again
 TAG_IMAGE = "retrieval.image"  # what ran, by digest
 TAG_SERVER_IMAGE = "retrieval.server_image"  # of the servers that a verification asked
+TAG_STORAGE = "retrieval.storage"  # where the files lie that the report is about
 TAG_REVISION = "revision"
 TAG_BUNDLE_ID = "bundle_id"
 TAG_BUNDLE_URI = "bundle_uri"

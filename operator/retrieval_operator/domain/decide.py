@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
-from retrieval_operator.domain import candidates, collection, upkeep
+from retrieval_operator.domain import candidates, collection, proofs, upkeep
 from retrieval_operator.domain.champion import champion_of, rollback_actions, settle
 from retrieval_operator.domain.changes import immutable_fields
 from retrieval_operator.domain.conditions import Found, conditions, not_begun, phase
@@ -45,11 +45,12 @@ _IN_FLIGHT_REQUEUE_S = 15.0
 
 def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     """The actions of this pass, in order, and the status to write. `now` in seconds since the epoch."""
+    observed, noted = proofs.holding(observed)
     context = Context(model, observed, now, champion_of(model, observed))
     if model.metadata.deletion_timestamp is not None:
         return decide_deletion(context)
     settled = settle(context)
-    done = _Pass(settled.history, settled.candidate, actions=settled.events)
+    done = _Pass(settled.history, settled.candidate, actions=(*noted, *settled.events))
     back = rollback_actions(context)
     if back:
         return _plan(context, done.having(*back), why="going back to the former stack")

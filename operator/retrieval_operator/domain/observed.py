@@ -112,10 +112,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Everything seen in one pass. `registry` None: not reachable (then `problems` says so); never guessed."""
+    """Everything seen in one pass. `registry` None: not reachable (then `problems` says so); never guessed.
+
+    `storage_id` is another one when the object's storage was replaced by an empty one; "" when that cannot be told.
+    """
 
     workloads: tuple[WorkloadObserved, ...] = ()
     stacks: Mapping[str, StackObserved] = field(default_factory=dict)
     traffic: TrafficObserved = field(default_factory=TrafficObserved)
     registry: RegistryObserved | None = None
     problems: tuple[Problem, ...] = ()
+    storage_id: str = ""

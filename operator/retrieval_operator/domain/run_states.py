@@ -29,19 +29,16 @@ def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, .
 def run_images(context: Context) -> tuple[Action, ...]:
     """Tags of the runs whose image is known and not written yet; one that is known no more stays written."""
     runs = context.registry.runs.values() if context.registry else ()
-    wanted = {run.run_id: _images(context, run) for run in runs}
-    return tuple(
-        TagRun(run_id=run.run_id, tags=tags)
-        for run in runs
-        if (tags := {name: image for name, image in wanted[run.run_id].items() if image != run.tags.get(name, "")})
-    )
+    return tuple(TagRun(run_id=run.run_id, tags=tags) for run in runs if (tags := _unwritten_images(context, run)))
 
 
-def _images(context: Context, run: RunObserved) -> dict[str, str]:
+def _unwritten_images(context: Context, run: RunObserved) -> dict[str, str]:
     latest = _latest(context, run)
-    stack = context.observed.stacks.get(run.tags.get(TAG_STACK, "")) if run.step == WorkloadStep.VERIFY else None
-    images = {TAG_IMAGE: latest.image if latest else "", TAG_SERVER_IMAGE: stack.image if stack else ""}
-    return {name: image for name, image in images.items() if image}
+    images = {TAG_IMAGE: latest.image if latest else ""}
+    if run.step == WorkloadStep.VERIFY:
+        stack = context.observed.stacks.get(run.tags.get(TAG_STACK, ""))
+        images[TAG_SERVER_IMAGE] = stack.image if stack else ""
+    return {name: image for name, image in images.items() if image and image != run.tags.get(name)}
 
 
 def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:

@@ -73,6 +73,7 @@ class World:
     outcomes: Outcomes = all_pass
     now: int = 1_000_000
     registry_is_up: bool = True
+    storage_id: str = ""
     workloads: dict[str, WorkloadObserved] = field(default_factory=dict)
     specs: dict[str, WorkloadSpec] = field(default_factory=dict)
     stacks: dict[str, StackObserved] = field(default_factory=dict)
@@ -114,6 +115,7 @@ class World:
             stacks=dict(self.stacks),
             traffic=self.traffic,
             registry=registry if self.registry_is_up else None,
+            storage_id=self.storage_id,
         )
 
     def after_pass(self, model: RetrievalModel, status: RetrievalModelStatus) -> RetrievalModel:

@@ -100,7 +100,10 @@ def a_model() -> Callable[..., RetrievalModel]:
     return build
 
 
-OBSERVE = {"workloads.observe", "stacks.observe", "traffic.observe", "registry.observe", "surroundings.problems"}
+OBSERVE = {
+    *("workloads.observe", "stacks.observe", "traffic.observe", "registry.observe"),
+    *("surroundings.problems", "surroundings.storage_id"),
+}
 
 
 class RecordedWorld:
@@ -124,6 +127,7 @@ class RecordedWorld:
             "traffic.observe": TrafficObserved(),
             "registry.observe": RegistryObserved(page="http://mlflow"),
             "surroundings.problems": (),
+            "surroundings.storage_id": "",
         }
 
     def ports(self) -> Ports:

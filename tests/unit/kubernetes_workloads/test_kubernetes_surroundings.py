@@ -56,6 +56,21 @@ async def test_definitions_that_are_not_installed_are_named_with_the_way_out(sur
     assert set(await told(surroundings, alone)) == {"kserve"}
 
 
+async def test_the_storage_is_told_apart_by_the_uid_of_its_claim(surroundings, world, model, make, claims):
+    first = await surroundings.storage_id(model)
+    assert first == world.object(PERSISTENT_VOLUME_CLAIM, "search", "models")["metadata"]["uid"] != ""
+    world.remove(PERSISTENT_VOLUME_CLAIM, "search", "models")
+    world.put(claim("models"))
+    again = model.model_copy(update={"metadata": model.metadata.model_copy(update={"uid": "another-object"})})
+    assert await surroundings.storage_id(again) not in ("", first)
+
+
+async def test_the_storage_is_not_guessed(surroundings, world, model, make):
+    assert await surroundings.storage_id(model) == "", "its claim is not there"
+    unclaimed = make(lambda spec: spec["storage"].pop("persistentVolumeClaim"))
+    assert await surroundings.storage_id(unclaimed) == ""
+
+
 @pytest.mark.parametrize(
     ("phase", "words"),
     [("Bound", None), ("Pending", None), ("Lost", "has lost its volume"), (None, "does not exist")],

@@ -71,6 +71,12 @@ class KubernetesSurroundings:
             *await self._refused(model),
         ]
 
+    async def storage_id(self, model: RetrievalModel) -> str:
+        """The claim's UID; "" without a claim, while it is not there, or where this operator may not see it."""
+        name = model.spec.storage.persistent_volume_claim
+        claim = await self._claim(model, name) if name is not None else None
+        return str(claim.get("metadata", {}).get("uid", "")) if claim else ""
+
     async def _namespace(self, model: RetrievalModel) -> list[Problem]:
         """An object that is being deleted may need a Job for its files, which a namespace that goes does not take."""
         if model.metadata.deletion_timestamp is None:
@@ -102,11 +108,16 @@ class KubernetesSurroundings:
         problems = [Problem(dependency="storage", message=unmountable)] if unmountable else []
         namespace = model.metadata.namespace
         for name, path in _claims(model).items():
-            ask = partial(self._api.get, PERSISTENT_VOLUME_CLAIM, namespace, name)
-            claim = await self._kept(("claim", namespace, name), ask)
+            claim = await self._claim(model, name)
             problem = _claim_problem(f"{path}: PersistentVolumeClaim {namespace}/{name}", claim)
             problems += [problem] if problem else []
         return problems
+
+    async def _claim(self, model: RetrievalModel, name: str) -> Any:
+        """Asked for anew for an object that was made again: the claim may have been, too."""
+        namespace = model.metadata.namespace
+        ask = partial(self._api.get, PERSISTENT_VOLUME_CLAIM, namespace, name)
+        return await self._kept(("claim", namespace, name, model.metadata.uid), ask)
 
     def _waiting(self, model: RetrievalModel) -> Iterator[Problem]:
         for attempt in self._under_way(model):

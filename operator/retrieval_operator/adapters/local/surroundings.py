@@ -31,6 +31,10 @@ class LocalSurroundings:
         self._programs = programs
         self._min_free_bytes = min_free_bytes
 
+    async def storage_id(self, model: RetrievalModel) -> str:
+        """A directory that was emptied cannot be told from the one that it was."""
+        return ""
+
     async def problems(self, model: RetrievalModel) -> Sequence[Problem]:
         return [
             *self._programs_missing(model),

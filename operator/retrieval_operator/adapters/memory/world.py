@@ -18,10 +18,15 @@ class MemorySurroundings(Fake[tuple[Problem, ...]]):
 
     def __init__(self) -> None:
         super().__init__(())
+        self.storage = ""
 
     async def problems(self, model: RetrievalModel) -> Sequence[Problem]:
         with self._call("problems", model.key):
             return self._seen
+
+    async def storage_id(self, model: RetrievalModel) -> str:
+        with self._call("storage_id", model.key):
+            return self.storage
 
     def report(self, *problems: Problem) -> None:
         """From now on exactly these; none means that all is well again."""
