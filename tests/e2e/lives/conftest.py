@@ -29,6 +29,7 @@ from lives.place import (
     Kubectl,
     Object,
     Place,
+    importing,
     is_true,
     manifest,
     own,
@@ -46,6 +47,8 @@ KEEP = bool(os.environ.get("RETRIEVAL_E2E_KEEP"))
 _KEPT_VOLUMES = Path("/var/tmp/retrieval-e2e-volumes")
 # Of the shared life: a third of the default, so that nobody waits long to see clients follow the champion.
 CONNECTION_AGE_S = 20
+# The namespace whose objects story 7 deletes, and they.
+DOOMED, GOES, STAYS, LAST = "deletion", "goes", "stays", "last"
 # In this order each becomes True on the way to a first champion.
 MILESTONES = ("TrainingSucceeded", "ModelRegistered", "GatesPassed", "IndexReady", "EncoderReady", "Promoted", "Ready")
 
@@ -245,7 +248,8 @@ def clients_image(tag: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def takeover(shared_life: Place, clients_image: str) -> Takeover:
+def takeover(shared_life: Place, clients_image: str, doomed: Place) -> Takeover:
+    """`doomed` only begins here: two cores have room for it, and story 7 need not wait for it."""
     return take_over(shared_life, clients_image)
 
 
@@ -268,6 +272,14 @@ def new_import(new_place: Callable[[str], Place], shared_life: Place) -> Callabl
         return place
 
     return make
+
+
+@pytest.fixture(scope="session")
+def doomed(new_import: Callable[[str], Place]) -> Place:
+    """A namespace with three objects, as yet on their way: what story 7 deletes."""
+    place = new_import(DOOMED)
+    place.apply(importing(GOES, deletionPolicy="Delete"), importing(STAYS), importing(LAST, deletionPolicy="Delete"))
+    return place
 
 
 def example(name: str, tag: str) -> list[Object]:

@@ -206,6 +206,8 @@ def manifest(name: str = "feed", *, nodes: int = 1, **spec: Any) -> Object:
     for section in ("training", "index", "serving", "evaluation"):
         # All of it has room beside the cluster on two cores.
         found["spec"][section]["resources"]["requests"] = {"cpu": "100m", "memory": "256Mi"}
+    # A server's limit is else its request: with a tenth of a core its imports take a minute.
+    found["spec"]["serving"]["resources"]["limits"]["cpu"] = "2"
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lives.conftest import DOOMED, GOES, LAST, STAYS
 from lives.deployments import MLFLOW, OPERATOR, away
 from lives.killing import made
 from lives.place import BUNDLE, STORAGE, Kubectl, Place, importing
@@ -20,17 +21,13 @@ from retrieval_operator.api.constants import FINALIZER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
-NAMESPACE = "deletion"
-GOES, STAYS, LAST = "goes", "stays", "last"
 # Garbage collection, and pods with a grace period of 30 s. Seen: 35 s.
 _SOON_S = 180
 
 
-@pytest.fixture(scope="module")
-def place(new_import: Callable[[str], Place]) -> Place:
-    place = new_import(NAMESPACE)
-    place.apply(importing(GOES, deletionPolicy="Delete"), importing(STAYS), importing(LAST, deletionPolicy="Delete"))
-    return place
+@pytest.fixture
+def place(doomed: Place) -> Place:
+    return doomed
 
 
 def test_with_delete_the_files_go_and_then_the_object(place: Place, tracking: Tracking, audit_log: Path) -> None:
@@ -39,8 +36,8 @@ def test_with_delete_the_files_go_and_then_the_object(place: Place, tracking: Tr
     began = time.time()
     place.run("delete", "retrievalmodel", GOES, "--timeout=300s")
     print(f"{GOES} is gone after {time.time() - began:.0f} s")
-    assert not (place.path / NAMESPACE / GOES).exists()
-    removals = [request.name for request in made(audit_log, NAMESPACE, began) if "-collect-" in request.name]
+    assert not (place.path / DOOMED / GOES).exists()
+    removals = [request.name for request in made(audit_log, DOOMED, began) if "-collect-" in request.name]
     assert len(removals) == 1, removals
     assert removals[0].startswith(f"{GOES}-")
     nothing_is_left_of(place, GOES)
@@ -54,9 +51,9 @@ def test_what_the_object_was_made_from_stays(place: Place) -> None:
 
 
 def test_mlflow_keeps_the_record_of_an_object_that_is_gone(place: Place, tracking: Tracking) -> None:
-    [version] = tracking.versions(f"{NAMESPACE}.{GOES}")
+    [version] = tracking.versions(f"{DOOMED}.{GOES}")
     assert tags(version)["retrieval.verdict"] == "Promoted"
-    runs = tracking.runs(f"retrieval/{NAMESPACE}/{GOES}")
+    runs = tracking.runs(f"retrieval/{DOOMED}/{GOES}")
     steps = sorted(tags(run["data"])["retrieval.step"] for run in runs)
     assert steps == ["eval", "idxeval", "index", "train", "verify"]
     proofs = {tags(run["data"]).get("retrieval.report", "") for run in runs}
@@ -75,7 +72,7 @@ def test_made_again_it_serves_what_is_there(place: Place, audit_log: Path) -> No
     place.apply(importing(STAYS))
     place.until_promoted(STAYS)
     place.retrieve(STAYS)
-    again = [request.name for request in made(audit_log, NAMESPACE, since) if _is_work(request.name)]
+    again = [request.name for request in made(audit_log, DOOMED, since) if _is_work(request.name)]
     assert all("-verify-" in name for name in again), f"what was complete was done again: {again}"
     assert before <= files(place, STAYS)
 
@@ -86,15 +83,15 @@ def test_a_namespace_that_is_deleted_keeps_what_the_operator_has_to_let_go_and_n
     place.until_promoted(LAST)
     with away(kubectl, MLFLOW):
         with away(kubectl, OPERATOR):
-            kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+            kubectl("delete", "namespace", DOOMED, "--wait=false")
             for kind in ("pods", "services", "inferenceservices", "persistentvolumeclaims"):
-                kubectl("--namespace", NAMESPACE, "wait", "--for=delete", kind, "--all", f"--timeout={_SOON_S}s")
+                kubectl("--namespace", DOOMED, "wait", "--for=delete", kind, "--all", f"--timeout={_SOON_S}s")
             assert place.run("get", "retrievalmodels", "--output=name").split() == [
                 f"retrievalmodel.retrieval-operator.io/{LAST}"
             ]
             until(lambda: FINALIZER in said_of_the_namespace(kubectl), "the namespace says what it waits for")
         began = time.monotonic()
-        kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", f"--timeout={_SOON_S}s")
+        kubectl("wait", "--for=delete", f"namespace/{DOOMED}", f"--timeout={_SOON_S}s")
         print(f"the operator is back, MLflow is not: the namespace is gone after {time.monotonic() - began:.0f} s")
 
 
@@ -118,7 +115,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 
 def said_of_the_namespace(kubectl: Kubectl) -> str:
-    return kubectl("get", "namespace", NAMESPACE, "--output=jsonpath={.status.conditions[*].message}")
+    return kubectl("get", "namespace", DOOMED, "--output=jsonpath={.status.conditions[*].message}")
 
 
 def _is_work(name: str) -> bool:
