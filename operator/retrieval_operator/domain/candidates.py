@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION, TAG_SLOT
-from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry
+from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.history import is_unknown, newest, refusal, retry_of, retry_was_handled
@@ -157,27 +157,25 @@ def _wanted_serving(context: Context, taken: Slots) -> Wanted | None:
 
 
 def _left_behind(context: Context, taken: Slots, kind: CandidateKind) -> str:
-    """Why this is not tried under the champion (a sentence): it was part of the stack that traffic went back from.
+    """Why this is not tried under the champion (a sentence): traffic went back from a stack that was served so.
 
     Whoever goes back wants that former stack, not its model with the index or the serving spec that may be to blame.
     "" once the manifest, a schedule or a retry asks for something else.
     """
-    entry = _way_back(context)
-    if entry is None or entry.record is None:
-        return ""
-    if kind is CandidateKind.SERVING:
-        is_the_same = entry.record.serving_hash == serving_hash(context.spec)
-    else:
-        key = generation_key(context.spec, entry.record.bundle_id, taken.refresh)
-        is_the_same = entry.record.generation_key == key
-    return f"{entry.outcome}: {entry.message}" if is_the_same else ""
-
-
-def _way_back(context: Context) -> HistoryEntry | None:
-    """The rollback that made the champion live; None when it was promoted, or a person asked for a retry since."""
+    back = (e for e in context.status.history if e.outcome == "RolledBack" and not e.retried and e.record is not None)
     since = context.champion.promoted_at if context.champion else 0
-    entries = (entry for entry in context.status.history if entry.outcome == "RolledBack" and entry.at == since)
-    return next((entry for entry in entries if not entry.retried), None)
+    to_blame = (entry for entry in back if entry.kind is kind or entry.at == since)
+    entry = next((entry for entry in to_blame if _asks_for_the_same(context, taken, kind, entry.record)), None)
+    return f"{entry.outcome}: {entry.message}" if entry is not None else ""
+
+
+def _asks_for_the_same(context: Context, taken: Slots, kind: CandidateKind, record: StackRecord | None) -> bool:
+    """Whether the manifest still wants the serving spec, or the index, of this stack."""
+    if record is None:
+        return False
+    if kind is CandidateKind.SERVING:
+        return record.serving_hash == serving_hash(context.spec)
+    return record.generation_key == generation_key(context.spec, record.bundle_id, taken.refresh)
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:

@@ -129,6 +129,23 @@ def test_going_back_goes_to_that_very_stack_and_takes_nothing_along(
     assert world.traffic.live.stack != older, "what was not left behind is new work"
 
 
+def test_a_serving_spec_that_was_gone_back_from_is_not_tried_under_an_older_stack_either(
+    make: Make, second_life: Call
+) -> None:
+    """Back from the new serving spec, and then further back to the first revision."""
+    world = World()
+    model = second_life(world)
+    first = world.traffic.previous
+    model = make(NEW_SERVING, status=model.status, generation=3)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    for target in (world.traffic.previous, first):
+        asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{target}"}  # type: ignore[union-attr]
+        model = make(NEW_SERVING, status=model.status, generation=3, annotations=asked)
+        model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert world.traffic.live is not None and world.traffic.live.stack == first
+    assert model.status.candidate is None
+
+
 def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, second_life: Call) -> None:
     world = World()
     model = second_life(world)
