@@ -157,15 +157,15 @@ def _wanted_serving(context: Context, taken: Slots) -> Wanted | None:
 
 
 def _left_behind(context: Context, taken: Slots, kind: CandidateKind) -> str:
-    """Why this is not tried under the champion (a sentence): traffic went back from a stack that was served so.
+    """Why this is not tried under a champion that traffic went back to (a sentence): a stack that was left had it.
 
     Whoever goes back wants that former stack, not its model with the index or the serving spec that may be to blame.
     "" once the manifest, a schedule or a retry asks for something else.
     """
-    back = (e for e in context.status.history if e.outcome == "RolledBack" and not e.retried and e.record is not None)
-    since = context.champion.promoted_at if context.champion else 0
-    to_blame = (entry for entry in back if entry.kind is kind or entry.at == since)
-    entry = next((entry for entry in to_blame if _asks_for_the_same(context, taken, kind, entry.record)), None)
+    left = [e for e in context.status.history if e.outcome == "RolledBack" and not e.retried]
+    if context.champion is None or all(entry.at != context.champion.promoted_at for entry in left):
+        return ""
+    entry = next((entry for entry in left if _asks_for_the_same(context, taken, kind, entry.record)), None)
     return f"{entry.outcome}: {entry.message}" if entry is not None else ""
 
 
