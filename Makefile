@@ -44,7 +44,7 @@ format: environment ## Rewrite the code as ruff formats it
 	$(RUN) -m ruff format .
 
 .PHONY: check
-check: lint types test ## What CI runs
+check: lint types test ## What CI runs before `make smoke`
 
 .PHONY: cluster-up
 cluster-up: environment ## A real single-node Kubernetes with KServe and the training-operator (Linux, root; the first time builds it: half an hour)
@@ -60,7 +60,7 @@ smoke-prepare: environment ## Only build what `make smoke` needs: the cluster's 
 	@PYTHONPATH=tests/e2e $(RUN) -m lives.images
 
 .PHONY: smoke
-smoke: environment ## Whole lives of models on that Kubernetes: stories 1 to 8 (20 minutes; where there is none: "not run")
+smoke: environment ## Whole lives of models on that Kubernetes: stories 1 to 9 (half an hour; where there is none: "not run")
 	$(RUN) -m pytest tests/e2e/lives -m "e2e and not e2e_full" -rs -s --durations=20 $(ARGS)
 
 .PHONY: e2e
@@ -68,7 +68,7 @@ e2e: environment ## All tests that need a Kubernetes, the stories of `make smoke
 	$(RUN) -m pytest tests/e2e -m "e2e and not e2e_full" -rs $(ARGS)
 
 .PHONY: e2e-full
-e2e-full: environment ## The same with what goes wrong in clusters: an hour on two cores
+e2e-full: environment ## The same with what goes wrong in clusters: more than an hour on two cores
 	$(RUN) -m pytest tests/e2e -m e2e -rs -s --durations=40 $(ARGS)
 
 .PHONY: crds

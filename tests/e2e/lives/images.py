@@ -111,7 +111,8 @@ def _write_layout(home: Path, names: Sequence[str]) -> None:
     """The images as an OCI image layout (image-layout.md of the OCI image specification), uncompressed.
 
     buildah writes one by itself (`oci:`), but always gzips there: torch, once for each image, 3 minutes each. Into its
-    flat `dir:` it does not (60 s), so the files are put in their places here. Two at a time: half of it is waiting.
+    flat `dir:` it does not: 75 to 90 s on two busy cores, a third of it waiting, so two at a time. The files are put in
+    their places here.
     """
     blobs = home / "blobs" / "sha256"
     blobs.mkdir(parents=True)

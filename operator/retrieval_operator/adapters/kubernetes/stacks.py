@@ -110,7 +110,8 @@ class KubernetesStacks:
         staying = [part is not None and "deletionTimestamp" not in part["metadata"] for part in parts]
         replicas, max_replicas = bounds_of(server) if server else (0, 0)
         # What is going is not ready, whatever its pods say for a moment more.
-        seen = read_servers(_made_for(server, pods), server, self._clock()) if server and staying[-1] else Servers(0)
+        own = _made_for(server, pods) if server else []
+        seen = read_servers(own, server, self._clock()) if server and staying[-1] else Servers(0)
         return StackObserved(
             record=services.read_record(service),
             ready_replicas=seen.ready,
@@ -121,7 +122,7 @@ class KubernetesStacks:
             failed=seen.failed,
             waits_for=seen.waits_for,
             complete=all(staying),
-            image=image_digest(_made_for(server, pods)) if server else "",
+            image=image_digest(own),
         )
 
 
