@@ -60,7 +60,7 @@ smoke-prepare: environment ## Only build what `make smoke` needs: the cluster's 
 	@PYTHONPATH=tests/e2e $(RUN) -m lives.images
 
 .PHONY: smoke
-smoke: environment ## Whole lives of models on that Kubernetes: stories 1 to 9 (half an hour; where there is none: "not run")
+smoke: environment ## Whole lives of models on that Kubernetes (half an hour; where there is none: "not run")
 	$(RUN) -m pytest tests/e2e/lives -m "e2e and not e2e_full" -rs -s --durations=20 $(ARGS)
 
 .PHONY: e2e

@@ -18,7 +18,7 @@ Counts = npt.NDArray[np.int64]
 
 # Cosines closer than this are equal: the same vector scored at two places of a matrix product differs by up to 1e-7.
 TIE_TOLERANCE = 1e-6
-# A metric at k >= this share of its candidates says little about ranking: reported, never gated (design section 6).
+# A metric at k >= this share of its candidates says little about ranking: reported, never gated.
 MAX_GATED_SHARE = 0.2
 
 

@@ -18,7 +18,7 @@ from retrieval_core.errors import TemporarilyUnavailable
 from retrieval_core.generation import Generation
 
 FORMAT_VERSION = 1
-# fp32 through the server is within 1e-4 of direct computation (design section 7): closer scores may change places.
+# fp32 through the server is within 1e-4 of direct computation: closer scores may change places.
 SCORE_TOLERANCE = 1e-4
 MAX_MISMATCHES = 5
 # A first request may compile and page in; the operator's own deadline bounds the whole verification.

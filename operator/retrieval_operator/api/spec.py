@@ -1,4 +1,4 @@
-"""The RetrievalModel spec: every field, bound and cross-field rule of the manifest (design section 5).
+"""The RetrievalModel spec: every field, bound and cross-field rule of the manifest.
 
 Field descriptions become `kubectl explain`. A field that is not set keeps its meaning for ever: hashes are taken
 over explicitly set fields only (domain/identity.py), so a default may change without retraining anybody's model.

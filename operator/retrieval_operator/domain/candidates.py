@@ -179,13 +179,18 @@ def _asks_for_the_same(context: Context, taken: Slots, kind: CandidateKind, reco
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:
-    """Not what was refused, not while suspended, and not before it is known whether it was refused.
+    """Not what was refused, and not before it is known whether it was refused.
 
-    Nor while something is missing that the work needs; a way back is tried all the same.
+    Nor while suspended, or while something is missing that the work needs; a way back is tried all the same.
     """
-    if wish.refused or context.spec.suspend:
+    if wish.refused or is_held(context, wish.kind):
         return False
     return wish.kind is CandidateKind.ROLLBACK or not (context.missing or is_unknown(context, wish.id))
+
+
+def is_held(context: Context, kind: CandidateKind) -> bool:
+    """Whether `spec.suspend` holds it back. It never holds back a person's way to a former stack."""
+    return context.spec.suspend and kind is not CandidateKind.ROLLBACK
 
 
 def is_still_wanted(context: Context, candidate: Candidate, wish: Wanted | None) -> bool:

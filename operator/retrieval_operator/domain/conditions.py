@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, Step
-from retrieval_operator.domain.candidates import Wanted, training_slot
+from retrieval_operator.domain.candidates import Wanted, is_held, training_slot
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import newest
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
@@ -118,7 +118,7 @@ def not_begun(context: Context) -> tuple[Reason, str]:
         return Reason.SUSPENDED, "the object is suspended"
     if context.missing:
         return Reason.DEPENDENCY_MISSING, context.missing
-    return Reason.REGISTRY_UNAVAILABLE, "MLflow is not reachable; going on when it is back"
+    return Reason.REGISTRY_UNAVAILABLE, context.registry_trouble
 
 
 def _promoted(context: Context, found: Found) -> _Said:
@@ -221,7 +221,7 @@ def phase(context: Context, found: Found) -> str:
         return "Deleting"
     if found.stalled is not None or (found.candidate is None and found.wish is not None and found.wish.refused):
         return "Stalled"
-    if context.spec.suspend:
+    if context.spec.suspend and (found.candidate is None or is_held(context, found.candidate.kind)):
         return "Suspended"
     if found.candidate is not None:
         return found.candidate.step.value

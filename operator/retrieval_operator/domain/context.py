@@ -53,6 +53,12 @@ class Context:
         return "; ".join(f"{problem.dependency}: {problem.message}" for problem in problems)
 
     @property
+    def registry_trouble(self) -> str:
+        """Why nothing is known of the registry, in a sentence; what waits for it goes on by itself."""
+        said = [p.message for p in self.observed.problems if p.dependency == "registry"]
+        return cut("; ".join(["waiting for MLflow", *said]))
+
+    @property
     def handled_retry(self) -> str:
         """The retry that was acted on last, "" for none; of a wiped status, the annotation's if a tag remembers it."""
         asked = self.model.metadata.annotations.get(RETRY_ANNOTATION, "")

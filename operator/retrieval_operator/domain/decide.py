@@ -88,7 +88,7 @@ def _forward(context: Context, done: _Pass) -> Plan:
     done = _chosen(context, done)
     if done.candidate is None:
         return _plan(context, done)
-    if context.spec.suspend:
+    if candidates.is_held(context, done.candidate.kind):
         since = done.candidate.blocked_since or context.now
         return _plan(context, replace(done, candidate=with_facts(done.candidate, blocked_since=since)))
     if collection.is_in_the_way(context):
@@ -291,7 +291,7 @@ def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...
 
 
 def _why(found: Found, context: Context) -> str:
-    if context.spec.suspend:
+    if context.spec.suspend and (found.candidate is None or candidates.is_held(context, found.candidate.kind)):
         return "suspended: no new work is started"
     if found.stalled is not None:
         return found.stalled[1]

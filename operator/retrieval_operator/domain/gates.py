@@ -1,4 +1,4 @@
-"""Gate verdicts from evaluation.json: the operator only compares (design section 8).
+"""Gate verdicts from evaluation.json: the operator only compares.
 
 Per bound: success and failure are tested separately, so that Inconclusive can exist. A gate's verdict is the worst of
 its bounds', the candidate's the worst of its gates' that are not dry runs. Missing evidence is Inconclusive.
@@ -29,7 +29,7 @@ MIN_RECALL_AT_SERVED_K = 0.90
 MIN_COVERAGE = 1.0
 # A refresh that loses more than half of the corpus is more likely a broken feed than a decision. Gut feeling.
 MIN_COUNT_SHARE = 0.5
-# A served answer equals direct computation; fp32 through the server is within 1e-4 (design section 7).
+# A served answer equals direct computation; fp32 through the server is within 1e-4.
 MAX_SCORE_ERROR = 1e-3
 
 

@@ -54,10 +54,11 @@ def champion_upkeep(context: Context) -> tuple[Action, ...]:
     stack = context.observed.stacks.get(champion.stack)
     bounds = context.spec.serving.replicas
     if stack is None or stack.failed or not stack.complete:
-        message = f"starting the champion's stack {champion.stack} again"
-        event = EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message)
         create = CreateStack(record=record_of_champion(champion), replicas=bounds.min, max_replicas=bounds.most)
-        return (create, event)
+        if stack is not None and stack.complete:
+            return (create,)  # of servers that fail the condition Ready tells; a cluster starts them again by itself
+        message = f"starting the champion's stack {champion.stack} again"
+        return (create, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message))
     wanted = bounds.min
     if bounds.most and context.now < autoscaler_settles_at(champion):
         wanted = min(max(stack.replicas, bounds.min), bounds.most)

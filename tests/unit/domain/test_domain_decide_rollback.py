@@ -160,6 +160,21 @@ def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, secon
     assert final.status.candidate is None
 
 
+def test_a_suspended_object_goes_back_too_even_to_a_stack_whose_servers_are_gone(make: Make, second_life: Call) -> None:
+    world = SlowStacks()
+    model = second_life(world)
+    older = world.traffic.previous
+    world.tick(10_000)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert older not in world.stacks
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
+    changes = {"spec.data.revision": "3", "spec.suspend": True}
+    passes = run_until_settled(make(changes, status=model.status, generation=2, annotations=asked), world)
+    assert world.traffic.live.stack == older  # type: ignore[union-attr]
+    assert {str(Step.DEPLOYING), "Suspended"} <= {plan.status.phase for _, plan in passes}
+    assert passes[-1][1].status.phase == "Suspended", "and nothing of revision 3 begins"
+
+
 def test_the_former_stack_is_collected_after_the_window_and_not_before(step: Call, second_life: Call) -> None:
     world = World()
     model = second_life(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from retrieval_operator.api.objects import RetrievalModel
@@ -31,6 +32,18 @@ def test_the_champion_is_repaired_while_the_registry_is_away(make: Make, step: C
     world.registry_is_up = False
     step(make(status=status), world)
     assert list(world.stacks) == [status.champion.stack]  # type: ignore[union-attr]
+
+
+def test_a_champion_whose_servers_fail_is_not_said_to_be_repaired(make: Make, step: Call, live: Call) -> None:
+    """In a cluster they are started again without us, so every pass would say so."""
+    world = World()
+    model = make(status=live(world))
+    stack = model.status.champion.stack  # type: ignore[union-attr]
+    world.events.clear()
+    for repaired, found in ((False, replace(world.stacks[stack], failed="exit code 1")), (True, None)):
+        world.stacks = {stack: found} if found else {}
+        step(model, world)
+        assert ("StackRepaired" in [event.reason for event in world.events]) == repaired
 
 
 def test_an_alias_moved_by_hand_is_moved_back_with_an_event(second_life: Call) -> None:

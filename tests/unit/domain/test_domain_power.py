@@ -10,7 +10,7 @@ from retrieval_operator.domain.power import gate_power
 
 def test_equal_models_with_600_members_and_a_margin_of_one_point_rarely_pass() -> None:
     power = gate_power(members=600, margin=0.01, confidence=0.95, discordant_share=0.18)
-    assert 0.1 < power.pass_if_equal < 0.2  # "only one time in seven" (design section 8)
+    assert 0.1 < power.pass_if_equal < 0.2  # "only one time in seven"
 
 
 @pytest.mark.parametrize(("members", "margin", "discordant"), [(600, 0.02, 0.2), (3000, 0.02, 0.3), (6000, 0.01, 0.1)])

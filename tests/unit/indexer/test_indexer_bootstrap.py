@@ -92,7 +92,7 @@ def test_bootstrap_bounds_cover_at_the_nominal_rate(n, kind):
 
 
 def verdict(result, margin: float) -> str:
-    """The operator's rule (design section 8), for a gate with maxRegression alone."""
+    """The operator's rule, for a gate with maxRegression alone."""
     if result.lower >= -margin:
         return "Pass"
     return "Fail" if result.upper < -margin else "Inconclusive"

@@ -39,7 +39,7 @@ def registered(context: Context, candidate: Candidate) -> Progress:
     """One model version per bundle."""
     registry = context.registry
     if registry is None:
-        return registry_away(Step.REGISTERING, candidate)
+        return registry_away(context, Step.REGISTERING, candidate)
     version = registry.versions.get(candidate.bundle_id)
     if version is not None:
         return Passed(with_facts(candidate, model_version=version.number))

@@ -14,10 +14,15 @@ from retrieval_operator.domain.plan import CreateStack, EnsureRun, StartWorkload
 from retrieval_operator.domain.workloads import WorkloadSpec
 
 
-def registry_away(step: Step, candidate: Candidate) -> Waiting:
+def registry_away(context: Context, step: Step, candidate: Candidate) -> Waiting:
     """Without the registry nothing is known to be complete; work in progress goes on, the candidate waits."""
-    message = "MLflow is not reachable; going on when it is back"
-    return Waiting(step, candidate, message=message, requeue_after_s=10, blocked=Reason.REGISTRY_UNAVAILABLE)
+    return Waiting(
+        step,
+        candidate,
+        message=context.registry_trouble,
+        requeue_after_s=10,
+        blocked=Reason.REGISTRY_UNAVAILABLE,
+    )
 
 
 def held_back(context: Context, before: Candidate, waiting: Waiting) -> Waiting:
@@ -48,7 +53,7 @@ def report_of(
     `first` is a part that has to succeed before the work starts, None for none; it has `limit` attempts of its own.
     """
     if context.registry is None:
-        return registry_away(step, candidate)
+        return registry_away(context, step, candidate)
     run = context.registry.runs.get(f"{wanted.step}:{wanted.key}")
     if run is None:
         parent = "" if wanted.key == candidate.revision else candidate.revision
