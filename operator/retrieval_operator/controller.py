@@ -5,15 +5,17 @@ What ends a pass, and when the next one comes:
 
     settled      nothing was done                                plan.requeue_after_s (None: with the next change)
     acted        something was done                              at once: its effect has to be observed
-    repeated     the very same actions as in the pass before     backed off: the world has not followed yet
+    repeated     the very same actions as in the pass before     backed off (2): the world has not followed yet
     stale        somebody was faster (Stale), or what it needs
                  is being deleted, such as a namespace (Gone)    at once, then backed off
-    delayed      a port said "not now" (Retryable)               backed off; the actions after it were not tried (1)
-    refused      a port said "never" (Rejected)                  backed off (1); people read the reason in an Event
+    delayed      a port said "not now" (Retryable)               backed off (2); the actions after it were not tried (1)
+    refused      a port said "never" (Rejected)                  backed off (1, 2); people read the reason in an Event
     gone         the object does not exist any more              never
     crashed      anything else, a defect                         backed off
 
 (1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
+(2) While the champion does not serve, at plan.requeue_after_s if that is earlier, though not within 5 s: what the plan
+    waits for then is a rollback or a repair, which must not come late because MLflow, say, refuses what it is told.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.conditions import ConditionType, Reason
 from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
 from retrieval_operator.domain.plan import Action, EmitEvent, Plan
 from retrieval_operator.perform import REGISTRY_ACTIONS, Ports, perform
@@ -41,6 +44,8 @@ Outcome = Literal["settled", "acted", "repeated", "stale", "delayed", "refused",
 
 # A pass that hangs must not hold its object for ever. A gut feeling: draining a stack is the longest port call.
 PASS_DEADLINE_S = 300.0
+# How often a champion that does not serve is looked at whatever is refused meanwhile; the bake check's grace is 30 s.
+_SERVING_EVERY_S = 5.0
 
 
 def ignore_action(_moment: Moment, _action: Action) -> None:
@@ -50,7 +55,7 @@ def ignore_action(_moment: Moment, _action: Action) -> None:
 @dataclass(frozen=True)
 class PassResult:
     outcome: Outcome
-    requeue_after_s: float | None = None  # only of a settled pass
+    requeue_after_s: float | None = None  # of a settled pass; of one that is backed off: at the latest
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,8 @@ class Controller:
             await self._ports.models.write_status(model, plan.status)
             record.wrote_status = True
         if trouble is not None:
-            raise trouble
+            record.error = trouble
+            return PassResult("refused" if isinstance(trouble, Rejected) else "delayed", _at_the_latest(plan))
         return self._result(key, plan)
 
     async def _observe(self, model: RetrievalModel) -> Observed:
@@ -201,12 +207,12 @@ class Controller:
 
     async def _perform(
         self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
-    ) -> PortError | None:
+    ) -> Retryable | Rejected | None:
         """Perform in order. Returns the first trouble, if the status may be written all the same.
 
         Trouble ends it; trouble of the registry only skips the registry's other actions.
         """
-        registry_trouble: PortError | None = None
+        registry_trouble: Retryable | Rejected | None = None
         for action in actions:
             of_registry = isinstance(action, REGISTRY_ACTIONS)
             if of_registry and registry_trouble is not None:
@@ -242,11 +248,24 @@ class Controller:
         self._last_actions[key] = actions
         if not actions:
             return PassResult("settled", plan.requeue_after_s)
-        return PassResult("repeated" if actions == before else "acted")
+        return PassResult("repeated", _at_the_latest(plan)) if actions == before else PassResult("acted")
 
     def _forget(self, key: str) -> None:
         self._registry_views.pop(key, None)
         self._last_actions.pop(key, None)
+
+
+def _at_the_latest(plan: Plan) -> float | None:
+    """In how many seconds the next pass has to come, however long the back-off is; None when that may decide."""
+    if plan.requeue_after_s is None or not _lacks_its_champion(plan.status):
+        return None
+    return max(_SERVING_EVERY_S, plan.requeue_after_s)
+
+
+def _lacks_its_champion(status: RetrievalModelStatus) -> bool:
+    """Something was promoted, and clients do not reach it."""
+    is_ready = any(said.type is ConditionType.READY and said.status == "True" for said in status.conditions)
+    return status.champion is not None and not (is_ready and status.address)
 
 
 def _refusal(action: Action, error: Rejected) -> EmitEvent:
@@ -271,3 +290,5 @@ def _requeue(queue: WorkQueue, key: str, result: PassResult) -> None:
             queue.add(key)
         case _:
             queue.add_backed_off(key)
+            if result.requeue_after_s is not None:
+                queue.add_after(key, result.requeue_after_s)

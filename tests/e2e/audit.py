@@ -100,6 +100,10 @@ EXCUSED: Mapping[Right, str] = {
     _watched(kinds.EVENT, "list"): "an attempt has no pods for a minute: quota, PodSecurity",
     _watched(kinds.JOB, "patch"): "work that has become useless is stopped while it runs",
     _watched(kinds.PYTORCH_JOB, "patch"): "a training that has become useless is stopped while it runs",
+    **{
+        _watched(kind, "get"): "a name is taken by somebody else's"
+        for kind in (kinds.JOB, kinds.PYTORCH_JOB, kinds.INFERENCE_SERVICE, kinds.POD_DISRUPTION_BUDGET)
+    },
 }
 
 

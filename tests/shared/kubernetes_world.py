@@ -16,6 +16,7 @@ from merge_patch import merge_patch
 
 from retrieval_operator.adapters.kubernetes import permissions
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough, owner_uids
+from retrieval_operator.adapters.kubernetes.feed import labels_of
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
     JOB,
@@ -402,7 +403,9 @@ class KubernetesWorld:
             self._held.append(seen)
 
     def _tell(self, event: str, kind: Kind, obj: Object) -> None:
-        if event == "DELETED":
+        """As the watches ask: of children only what has our label. One that loses it is told as deleted."""
+        is_asked_for = labels_of(kind).items() <= obj["metadata"].get("labels", {}).items()
+        if event == "DELETED" or not is_asked_for:
             self.cache.remove(kind, obj)
         else:
             self.cache.put(kind, obj)

@@ -1,12 +1,13 @@
 """The champion: what the traffic says, its baking, and going back.
 
 The traffic is the truth and the status follows. When the traffic moved to the candidate's stack, that was a promotion;
-when it moved anywhere else, the former champion was rolled back, by us or by hand.
+when it moved anywhere else, the former champion was rolled back, by us or by hand. When it is gone, since somebody
+deleted the stable Service, the status remembers who was champion, and that very stack gets the traffic again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retrieval_operator.api.conditions import ConditionType, Reason
 from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_APPROVED_BY, TAG_AWAITING, TAG_VERDICT
@@ -25,6 +26,8 @@ from retrieval_operator.domain.history import (
     entry_of_promotion,
     entry_of_rollback,
     newest_part,
+    promoted_records,
+    record_of_champion,
     verdict_runs,
     with_entry,
 )
@@ -43,17 +46,52 @@ class RollbackRequest:
     target: StackRecord
 
 
+def with_memory(model: RetrievalModel, observed: Observed) -> Observed:
+    """The world with what only the status still knows of a traffic whose address was removed behind our back.
+
+    Removed, the address says nothing; opened again, it says neither since when its stack is champion nor what was live
+    before. So the champion that comes back is the one that it was: its return is no promotion, it bakes as long as it
+    would have, and what a rollback left behind stays there. `live` stays as it was observed.
+    """
+    traffic, remembered = observed.traffic, model.status.champion
+    if remembered is None or traffic.previous:
+        return observed
+    if traffic.live is None or _is_same(traffic.live, remembered):
+        stack, since = remembered.stack, remembered.promoted_at
+    else:
+        stack, since = traffic.live.stack, traffic.switched_at
+    previous = _live_before(model.status.history, observed, stack, since)
+    return replace(observed, traffic=replace(traffic, previous=previous, switched_at=since))
+
+
+def _is_same(live: StackRecord, remembered: Champion) -> bool:
+    """Not a retraining that gave the same bundle, and so the same stack."""
+    return (live.stack, live.revision) == (remembered.stack, remembered.revision)
+
+
+def _live_before(history: list[HistoryEntry], observed: Observed, stack: str, since: int) -> str:
+    """The stack that this one took over from, as the history has it; "" for none.
+
+    That is the one that was left, after a rollback. Of several that it may have been, one that still runs.
+    """
+    left = [entry.record for entry in history if entry.outcome == "RolledBack" and entry.at == since]
+    others = [record.stack for record in promoted_records(history) if record.stack != stack]
+    former = [record.stack for record in left if record] or [name for name in others if former_is_kept(history, name)]
+    return next((name for name in former if name in observed.stacks), next(iter(former), ""))
+
+
 def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
-    """The live stack as a champion; None before the first promotion."""
+    """The live stack as a champion, or the one that lost its traffic; None before the first promotion."""
     traffic, status = observed.traffic, model.status
-    if traffic.live is None:
+    live = traffic.live or (record_of_champion(status.champion) if status.champion else None)
+    if live is None:
         return None
-    gates, evaluation_run = _judged(model, traffic.live)
+    gates, evaluation_run = _judged(model, live)
     window = model.spec.rollback.window_seconds if former_is_kept(status.history, traffic.previous) else 0
     return Champion(
-        **{name: getattr(traffic.live, name) for name in StackRecord.model_fields},
+        **{name: getattr(live, name) for name in StackRecord.model_fields},
         promoted_at=traffic.switched_at,
-        token=f"{traffic.live.stack}@{traffic.switched_at}",
+        token=f"{live.stack}@{traffic.switched_at}",
         baking_until=traffic.switched_at + window,
         gates=gates,
         evaluation_run=evaluation_run,
@@ -219,6 +257,22 @@ def _switch_back(context: Context, champion: Champion, record: StackRecord, why:
     entry = entry_of_rollback(champion, record, message, context.now)
     runs = verdict_runs(context.registry, entry.kind, entry.id)
     return (switch, event, *(TagRun(run_id=run.run_id, tags={TAG_VERDICT: "RolledBack"}) for run in runs))
+
+
+def regained_traffic(context: Context) -> tuple[Action, ...]:
+    """Nothing points at the champion any more: point at it again, as soon as its stack can answer.
+
+    Under the record that the traffic had: a retraining that gave the same bundle has moved it on from the stack's own.
+    """
+    champion, traffic = context.champion, context.observed.traffic
+    if champion is None or traffic.live is not None:
+        return ()
+    stack = context.observed.stacks.get(champion.stack)
+    if stack is None or not stack.complete or not stack.is_ready:
+        return ()  # it is kept, or made again, by `upkeep`
+    message = f"the object's stable address (its Service) was gone: traffic goes to stack {champion.stack} again"
+    switch = SwitchTraffic(record=record_of_champion(champion), observed_version=traffic.version)
+    return (switch, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message))
 
 
 def failed_bake_check(context: Context, champion: Champion) -> str:

@@ -104,6 +104,9 @@ def _condition(context: Context, type_: ConditionType, said: _Said | None, befor
 def _ready(context: Context, found: Found) -> _Said:
     if found.champion is None:
         return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
+    if context.observed.traffic.live is None:
+        message = f"nothing points at stack {found.champion.stack}: the object's stable address (its Service) is gone"
+        return _Said("False", Reason.CHAMPION_NOT_READY, message)
     stack = context.observed.stacks.get(found.champion.stack)
     if stack is not None and stack.is_ready:
         where = f" at {context.observed.traffic.address}" if context.observed.traffic.address else ""

@@ -3,6 +3,7 @@
 One pass, in this order:
 1. an object being deleted is taken down;
 2. the traffic says who is champion; what it shows and the status does not know yet is recorded (`champion.settle`);
+   of a champion that lost its traffic the status knows, and its stack is given the traffic back;
 3. going back comes before going forward: a rollback that is due is all that this pass does;
 4. at most one candidate is in flight: superseded, kept, or newly begun (`candidates`);
 5. the candidate walks its milestones up to the first that is not passed (`milestones`);
@@ -22,7 +23,7 @@ from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
 from retrieval_operator.domain import candidates, collection, proofs, upkeep
-from retrieval_operator.domain.champion import champion_of, rollback_actions, settle
+from retrieval_operator.domain.champion import champion_of, regained_traffic, rollback_actions, settle, with_memory
 from retrieval_operator.domain.changes import immutable_fields
 from retrieval_operator.domain.conditions import Found, conditions, not_begun, phase
 from retrieval_operator.domain.context import Context, Ended, Passed, Waiting, cut, failed, with_facts
@@ -31,7 +32,7 @@ from retrieval_operator.domain.history import entry_of_end, entry_of_tag, newest
 from retrieval_operator.domain.milestones import MILESTONES
 from retrieval_operator.domain.milestones.work import held_back
 from retrieval_operator.domain.observed import Observed
-from retrieval_operator.domain.plan import Action, EmitEvent, Plan
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SwitchTraffic
 from retrieval_operator.domain.run_states import run_images, run_states
 from retrieval_operator.domain.schedule import next_slot_at
 
@@ -45,7 +46,7 @@ _IN_FLIGHT_REQUEUE_S = 15.0
 
 def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     """The actions of this pass, in order, and the status to write. `now` in seconds since the epoch."""
-    observed, noted = proofs.holding(observed)
+    observed, noted = proofs.holding(with_memory(model, observed))
     context = Context(model, observed, now, champion_of(model, observed))
     if model.metadata.deletion_timestamp is not None:
         return decide_deletion(context)
@@ -54,6 +55,7 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     back = rollback_actions(context)
     if back:
         return _plan(context, done.having(*back), why="going back to the former stack")
+    done = done.having(*regained_traffic(context))
     changed = _immutable_problem(context)
     if changed is not None:
         return _plan(context, done, stalled=changed)
@@ -156,8 +158,15 @@ def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
     moved = _moved(context, candidate, outcome)
     events = _step_event(candidate, moved)
     requeue = outcome.requeue_after_s or _IN_FLIGHT_REQUEUE_S
-    done = done.having(*outcome.actions, *events)
+    done = done.having(*_one_switch(done.actions, outcome.actions), *events)
     return replace(done, candidate=moved, wish=None, requeue_after_s=requeue)
+
+
+def _one_switch(before: Sequence[Action], actions: Sequence[Action]) -> Sequence[Action]:
+    """A second switch from the same view would be refused as stale; the candidate's is due again in the next pass."""
+    if not any(isinstance(action, SwitchTraffic) for action in before):
+        return actions
+    return [action for action in actions if not isinstance(action, SwitchTraffic)]
 
 
 def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
@@ -319,11 +328,11 @@ def _requeue(context: Context, done: _Pass, others: Sequence[int]) -> float | No
         ends = [champion.baking_until, connections_end]
         ends += [upkeep.autoscaler_settles_at(champion)] if spec.serving.replicas.most else []
         moments += [moment for moment in ends if moment > now]
-        if not _champion_is_ready(context):
+        if not _champion_serves(context):
             moments.append(now + 5)
     return max(1.0, min(moments) - now) if moments else None
 
 
-def _champion_is_ready(context: Context) -> bool:
+def _champion_serves(context: Context) -> bool:
     stack = context.observed.stacks.get(context.champion.stack) if context.champion else None
-    return stack is not None and stack.is_ready
+    return stack is not None and stack.is_ready and context.observed.traffic.live is not None

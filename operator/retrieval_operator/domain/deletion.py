@@ -64,11 +64,13 @@ def _is_removal(context: Context, work: WorkloadObserved) -> bool:
 
 
 def _ended_serving(context: Context, removals: list[WorkloadObserved]) -> list[Action]:
+    """Traffic first, stacks when it is seen to be gone: a cluster shows that later, and a live stack is not removed."""
     observed = context.observed
     actions: list[Action] = []
     if observed.traffic.live is not None or observed.traffic.address:
         actions.append(StopTraffic())
-    actions += [DeleteStack(stack=stack) for stack in sorted(observed.stacks)]
+    else:
+        actions += [DeleteStack(stack=stack) for stack in sorted(observed.stacks)]
     actions += [DeleteWorkload(name=work.name) for work in observed.workloads if work not in removals]
     return actions
 

@@ -43,8 +43,8 @@ class StackObserved:
 class TrafficObserved:
     """The champion's truth: which stack new connections go to.
 
-    `live` None: nothing was promoted yet. `previous` is the stack that was live before, "" for none. `switched_at` in
-    seconds since the epoch. `version` guards the switch against a stale view.
+    `live` None: nothing was promoted yet, or the address was removed by hand. `previous` is the stack that was live
+    before, "" for none. `switched_at` in seconds since the epoch. `version` guards the switch against a stale view.
     """
 
     live: StackRecord | None = None
@@ -104,7 +104,16 @@ class Problem:
     """
 
     dependency: Literal[
-        "registry", "program", "namespace", "storage", "secret", "podSecurity", "quota", "kserve", "trainingOperator"
+        "registry",
+        "program",
+        "namespace",
+        "address",
+        "storage",
+        "secret",
+        "podSecurity",
+        "quota",
+        "kserve",
+        "trainingOperator",
     ]
     message: str
     holds_back: bool = True

@@ -47,7 +47,7 @@ KEPT_WORKLOADS = 40
 
 
 def champion_upkeep(context: Context) -> tuple[Action, ...]:
-    """The champion's stack exists and has its replicas. Never depends on the registry."""
+    """The champion's stack exists and has its replicas, with or without its traffic. Never depends on the registry."""
     champion = context.champion
     if champion is None:
         return ()

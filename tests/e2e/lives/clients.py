@@ -17,6 +17,7 @@ _PROGRAMS = (
     Path(__file__).parents[3] / "examples" / "demo" / "clients.py",
     Path(__file__).parent / "clients_in_pod.py",
 )
+KINDS = ("keep-alive", "new connections", "grpc")
 _POD = "clients"
 _MEMBERS = 200
 # Of the pod, on two busy cores: mostly Python's imports.
@@ -48,6 +49,11 @@ class Told:
         """What was seen besides good answers of these stacks."""
         expected = set(pairs)
         return {outcome: count for outcome, count in self.counts.items() if outcome not in expected}
+
+    def between(self, first: int, last: int) -> Told:
+        """What was told from one second to another, both included; its failures are those of all the time."""
+        outcomes = {key: count for key, count in self.outcomes.items() if first <= key[0] <= last}
+        return Told(outcomes, self.failures)
 
     def share(self, outcome: str, since: int) -> float:
         """Of the requests from that second on."""

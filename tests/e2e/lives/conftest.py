@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +105,24 @@ def volume(cluster: Any, kubectl: Kubectl) -> Iterator[Callable[[str, str], Path
     home = _KEPT_VOLUMES if KEEP else Path(tempfile.mkdtemp(prefix="retrieval-volumes-", dir="/var/tmp"))
     home.mkdir(exist_ok=True)
     home.chmod(0o755)
-    made: list[str] = []
+    made: list[tuple[str, str]] = []
 
     def make(namespace: str, claim: str) -> Path:
         path = home / namespace / claim
         if not path.exists():
             path.mkdir(parents=True)
             own(path)
-            made.append(_volume_name(namespace, claim))
+            made.append((namespace, claim))
             kubectl("apply", "--filename=-", documents=[_persistent_volume(namespace, claim, path)])
         return path
 
     yield make
     if not KEEP:
-        for name in made:
-            kubectl("delete", "persistentvolume", name, "--wait=false", "--ignore-not-found")
+        # The namespaces go all at once, and nothing may write here any more.
+        for namespace, _claim in made:
+            kubectl("wait", "--for=delete", f"namespace/{namespace}", f"--timeout={WAIT_S}s")
+        for namespace, claim in made:
+            kubectl("delete", "persistentvolume", _volume_name(namespace, claim), "--wait=false")
         shutil.rmtree(home)
 
 
@@ -142,14 +146,21 @@ def _persistent_volume(namespace: str, claim: str, path: Path) -> Object:
 
 
 @pytest.fixture(scope="session")
-def mlflow(kubectl: Kubectl, tag: str, volume: Any) -> Iterator[str]:
-    """The address of the tracking server of examples/kubernetes/mlflow.yaml."""
+def examples(kubectl: Kubectl, tag: str, volume: Any) -> Path:
+    """Those of a trial's tracking server and storage are applied, and on their way; the path behind the claim."""
     volume(MLFLOW, "mlflow")
-    kubectl("apply", "--filename=-", documents=example("mlflow.yaml", tag))
+    path: Path = volume(FEED, "retrieval")
+    for name in ("mlflow.yaml", "storage.yaml"):
+        kubectl("apply", "--filename=-", documents=example(name, tag))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mlflow(kubectl: Kubectl, examples: Path) -> Iterator[str]:
+    """The address of the tracking server of examples/kubernetes/mlflow.yaml."""
     kubectl("--namespace", MLFLOW, "rollout", "status", "deployment/mlflow", f"--timeout={WAIT_S}s")
     yield f"http://mlflow.{MLFLOW}:5000"
-    if not KEEP:
-        kubectl("delete", "namespace", MLFLOW)
+    end(kubectl, MLFLOW)
 
 
 @pytest.fixture(scope="session")
@@ -178,7 +189,7 @@ def operator(kubectl: Kubectl, release: Release) -> Iterator[None]:
     if KEEP:
         return
     release.uninstall()
-    kubectl("delete", "namespace", OPERATOR)
+    end(kubectl, OPERATOR)
 
 
 @pytest.fixture(scope="session")
@@ -190,19 +201,17 @@ def audit_log(cluster: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def feed(kubectl: Kubectl, operator: None, tag: str, volume: Any) -> Iterator[Place]:
+def feed(kubectl: Kubectl, operator: None, examples: Path) -> Iterator[Place]:
     """The namespace of examples/kubernetes/storage.yaml, in which PodSecurity "restricted" is enforced.
 
     Its dataset is the one that the example's Job writes. What happened there is kept in the cluster's logs.
     """
-    place = Place(FEED, volume(FEED, "retrieval"), kubectl)
-    kubectl("apply", "--filename=-", documents=example("storage.yaml", tag))
+    place = Place(FEED, examples, kubectl)
     place.run("wait", "--for=condition=Complete", "job/generate-day-28", f"--timeout={WAIT_S}s")
     provide_base(place.path, place.path / "data" / DATASET)
     yield place
     keep_evidence(kubectl, FEED)
-    if not KEEP:
-        kubectl("delete", "namespace", FEED)
+    end(kubectl, FEED)
 
 
 @pytest.fixture(scope="session")
@@ -225,9 +234,7 @@ def new_place(kubectl: Kubectl, feed: Place, tag: str, volume: Any) -> Iterator[
     yield make
     for place in made:
         keep_evidence(kubectl, place.namespace)
-        kubectl("delete", "namespace", place.namespace, "--ignore-not-found")
-        kubectl("delete", "persistentvolume", _volume_name(place.namespace, "retrieval"), "--ignore-not-found")
-        shutil.rmtree(place.path)
+        end(kubectl, place.namespace)
 
 
 @pytest.fixture(scope="session")
@@ -301,8 +308,16 @@ def keep_evidence(kubectl: Kubectl, namespace: str) -> None:
         "events.txt": ("get", "events", "--sort-by=.lastTimestamp"),
     }
     for name, arguments in looks.items():
-        (directory / name).write_text(kubectl("--namespace", namespace, *arguments))
+        with suppress(AssertionError):
+            (directory / name).write_text(kubectl("--namespace", namespace, *arguments))
     for home in (namespace, OPERATOR, MLFLOW):
         for pod in kubectl("--namespace", home, "get", "pods", "--output=name").split():
-            log = kubectl("--namespace", home, "logs", pod, "--all-containers", "--ignore-errors")
-            (directory / f"{home}-{pod.removeprefix('pod/')}.log").write_text(log)
+            with suppress(AssertionError):  # it went meanwhile
+                log = kubectl("--namespace", home, "logs", pod, "--all-containers", "--ignore-errors")
+                (directory / f"{home}-{pod.removeprefix('pod/')}.log").write_text(log)
+
+
+def end(kubectl: Kubectl, namespace: str) -> None:
+    """A namespace begins to go; what its volumes need is waited for by `volume`."""
+    if not KEEP:
+        kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")

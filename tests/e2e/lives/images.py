@@ -2,7 +2,8 @@
 
 Their base is a Debian like this machine's with Python, this machine's certificates and nothing else (mmdebstrap): no
 image registry is asked. Their tag is the hash of what they are made from, so what is there is not built again. They go
-to the node together, because three of the four share torch's layers (6 GB). `python -m lives.images` only builds them.
+to the node together, because three of the four share torch's layers (6 GB). `python -m lives.images` does all of this
+that needs no node, so that it can be done before.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ COMPONENTS = {
 }
 TOOLS = ("buildah", "mmdebstrap")
 _BASE = "retrieval-e2e-base"
+_PREPARED = "retrieval-e2e-images-"  # and their tag: what is about to be given to a node
+_HOME = Path("/var/tmp")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _BUILD_TIMEOUT_S = 3600  # seen on two busy cores: 8 minutes, 4 of them for the layer with torch
 # Seen: builder 8, archive 7, the node's copy of the archive and what it unpacks 14.
@@ -60,7 +63,7 @@ def tag() -> str:
 def build() -> list[str]:
     """Build with `make images` what is not built yet; the images' names."""
     wanted = tag()
-    names = [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
+    names = _names(wanted)
     if not all(_exists(name) for name in names):
         _check_space()
         settings = {"ENGINE": "buildah", "BASE_IMAGE": _base(), "IMAGE_PREFIX": PREFIX, "IMAGE_TAG": wanted}
@@ -68,13 +71,30 @@ def build() -> list[str]:
     return names
 
 
+def prepare() -> Path:
+    """Build what is missing and write it in the form that `provide` gives to the node; the directory (7 GB)."""
+    names, prepared = build(), _HOME / f"{_PREPARED}{tag()}"
+    if not prepared.exists():
+        for older in _HOME.glob(f"{_PREPARED}*"):
+            shutil.rmtree(older)
+        begun = _HOME / f"{_PREPARED}begun"
+        _write_layout(begun, names)
+        begun.rename(prepared)
+    return prepared
+
+
 def provide(layout: Layout) -> str:
     """Build and load what is missing; the tag of the images, whose names begin with PREFIX."""
     wanted = tag()
-    names = [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
-    if not set(names) <= set(containerd(layout, "images", "list", "--quiet").split()):
-        _load(layout, build())
+    if not set(_names(wanted)) <= set(containerd(layout, "images", "list", "--quiet").split()):
+        prepared = prepare()
+        _load(layout, prepared)
+        shutil.rmtree(prepared)
     return wanted
+
+
+def _names(wanted: str) -> list[str]:
+    return [f"{PREFIX}{name}:{wanted}" for name in COMPONENTS.values()]
 
 
 def _base() -> str:
@@ -94,17 +114,15 @@ def _base() -> str:
     return name
 
 
-def _load(layout: Layout, names: Sequence[str]) -> None:
+def _load(layout: Layout, home: Path) -> None:
     """By one OCI layout, in which shared layers are once, streamed to the node: no archive of it on the disk."""
-    with tempfile.TemporaryDirectory(prefix="retrieval-e2e-", dir="/var/tmp") as home:
-        _write_layout(Path(home), names)
-        command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", "images", "import", "-"]
-        with subprocess.Popen(["tar", "--create", "--directory", home, "."], stdout=subprocess.PIPE) as tar:
-            done = subprocess.run(
-                command, stdin=tar.stdout, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
-            )
-        if done.returncode or tar.returncode:
-            raise RuntimeError(f"containerd did not take {', '.join(names)} (tar: {tar.returncode}): {done.stderr}")
+    command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", "images", "import", "-"]
+    with subprocess.Popen(["tar", "--create", "--directory", str(home), "."], stdout=subprocess.PIPE) as tar:
+        done = subprocess.run(
+            command, stdin=tar.stdout, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
+        )
+    if done.returncode or tar.returncode:
+        raise RuntimeError(f"containerd did not take {home} (tar: {tar.returncode}): {done.stderr}")
 
 
 def _write_layout(home: Path, names: Sequence[str]) -> None:
@@ -184,4 +202,4 @@ if __name__ == "__main__":
     if lacking := missing():
         print(f"not run: {lacking}", file=sys.stderr)
         sys.exit(NOT_RUN)
-    print("\n".join(build()))
+    print(prepare())

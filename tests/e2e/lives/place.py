@@ -28,24 +28,25 @@ STORAGE = "/srv/retrieval"  # where every pod sees the claim
 DATASET = "day-28"  # that of storage.yaml
 BUNDLE = f"{STORAGE}/bundles/feed"  # where `new_import` puts a finished one
 USER = 10001  # of our images
-# A training of two busy cores takes a minute or two; this is for a machine that does more than this.
-WAIT_S = 1200
+# A life of two busy cores takes less than five minutes; this is for a machine that does more than this.
+WAIT_S = 600
 _POLL_S = 2.0
 # The world of examples/kubernetes/storage.yaml; another number of days is the same world earlier or later.
 _WORLD = ("--members=5000", "--items=4000", "--interactions=120000", "--horizon-days=42", "--seed=7")
 
-# A Service of this second is not yet known to kube-proxy, and what is sent to it is lost: only the connection is tried
-# again, the request never.
+# A Service of this second is not yet known to kube-proxy, or its servers are not, and what is sent to it is lost or
+# refused: only the connection is tried again, the request never.
 _CLIENT = """
-import socket, sys, urllib.parse, urllib.request
+import socket, sys, time, urllib.parse, urllib.request
 address = urllib.parse.urlsplit(sys.argv[1])
 for tries_left in reversed(range(5)):
     try:
         socket.create_connection((address.hostname, address.port or 80), timeout=3).close()
         break
-    except TimeoutError:
+    except OSError:
         if not tries_left:
             raise
+        time.sleep(2)
 request = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), {"Content-Type": "application/json"})
 print(urllib.request.urlopen(request, timeout=30).read().decode())
 """

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pytest
-from lives.clients import Told, asking, pair
-from lives.place import Object, Place, condition, is_true, names
-from lives.shared_life import MODEL, NAME, Takeover
+from lives.clients import KINDS, pair
+from lives.place import Place, condition, is_true, names
+from lives.shared_life import MODEL, NAME, Refusal, Takeover
 from lives.tracking import Tracking, tags
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
-GATE = {"metric": "recall", "k": 10, "pool": "matched", "min": "0.02", "maxRegression": "0.03"}
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The object before and after, its champion's pods before, and what clients were told meanwhile."""
-
-    before: Object
-    servers: dict[str, str]
-    after: Object
-    told: Mapping[str, Told]
-
-    @property
-    def entry(self) -> Object:
-        return dict(self.after["status"]["history"][0])
-
 
 @pytest.fixture(scope="module")
-def refusal(shared_life: Place, takeover: Takeover, clients_image: str) -> Refusal:
-    """A training of one step on the same data, where a little less than the champion would be enough."""
-    before = shared_life.model(NAME)
-    servers = shared_life.pods(NAME, before["status"]["champion"]["stack"])
-    with asking(shared_life, NAME, clients_image) as clients:
-        training = {"hyperparameters": {"steps": 1}}
-        shared_life.patch(NAME, {"training": training, "promotion": {"gates": [GATE]}})
-        after = shared_life.until(NAME, lambda found: is_true(found, "Stalled"), "is refused", stalled=True)
-        told = clients.stop()
-    return Refusal(before, servers, after, told)
+def refusal(takeover: Takeover) -> Refusal:
+    return takeover.refusal
 
 
 def test_the_verdict_has_the_numbers_of_both(refusal: Refusal) -> None:
@@ -76,12 +50,13 @@ def test_the_champion_is_untouched(shared_life: Place, refusal: Refusal) -> None
     assert names(shared_life.list("inferenceservices", name=NAME)) == [f"{NAME}-{stack}"], "something of it ran"
 
 
-def test_clients_do_not_notice(refusal: Refusal) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_do_not_notice(takeover: Takeover, refusal: Refusal, kind: str) -> None:
+    told = takeover.told[kind].between(refusal.began, refusal.ended)
+    print(f"{kind}: {told.requests} requests")
+    assert told.requests
     stacks = [pair(refusal.before["status"]["champion"])]
-    for kind, told in refusal.told.items():
-        print(f"{kind}: {told.requests} requests")
-        assert told.requests
-        assert not told.unexpected(stacks), f"{kind}: {told.unexpected(stacks)} of {told.requests}: {told.failures}"
+    assert not told.unexpected(stacks), f"{kind}: {told.unexpected(stacks)} of {told.requests}: {told.failures}"
 
 
 def test_mlflow_says_so_too(refusal: Refusal, tracking: Tracking) -> None:

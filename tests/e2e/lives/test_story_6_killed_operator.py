@@ -66,7 +66,7 @@ def test_it_was_killed_at_every_step_and_after_every_creation(killed: Killed, un
     """But for what it did in the milliseconds until the signal came, such as the three parts of a stack."""
     expected = {f"step {step}" for step in STEPS} | {f"created {child}" for child in undisturbed}
     assert not expected - set(killed.killer.signs), f"not seen: {sorted(expected - set(killed.killer.signs))}"
-    assert len(killed.killer.kills) >= len(expected) - 6, killed.killer.kills
+    assert len(killed.killer.kills) >= len(expected) - 3, killed.killer.kills
 
 
 def test_each_child_was_created_once(killed: Killed, audit_log: Path) -> None:
@@ -82,10 +82,16 @@ def test_the_children_are_those_of_an_undisturbed_life(
 
 
 def test_no_work_was_disturbed(killed: Killed) -> None:
-    for job in killed.place.list("jobs", name="feed"):
+    jobs = killed.place.list("jobs", name="feed")
+    assert jobs
+    for job in jobs:
         status = job["status"]
         assert status["succeeded"] == job["spec"]["completions"], job["metadata"]["name"]
         assert not status.get("failed"), job["metadata"]["name"]
+    [training] = killed.place.list("pytorchjobs", name="feed")
+    replicas = training["status"]["replicaStatuses"]
+    assert replicas["Master"]["succeeded"] == 1
+    assert not any(one.get("failed") for one in replicas.values()), replicas
 
 
 def test_it_was_promoted_once_and_serves(killed: Killed) -> None:

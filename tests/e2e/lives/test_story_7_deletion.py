@@ -17,7 +17,7 @@ from lives.killing import made
 from lives.place import BUNDLE, STORAGE, Kubectl, Place, importing
 from lives.tracking import Tracking, tags
 
-from retrieval_operator.api.constants import FINALIZER
+from retrieval_operator.api.constants import FINALIZER, TAG_REPORT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -33,6 +33,8 @@ def place(doomed: Place) -> Place:
 def test_with_delete_the_files_go_and_then_the_object(place: Place, tracking: Tracking, audit_log: Path) -> None:
     place.until_promoted(GOES)
     assert files(place, GOES)
+    runs = tracking.runs(f"retrieval/{DOOMED}/{GOES}")
+    assert all(tags(run["data"])[TAG_REPORT] for run in runs), "a step without the proof of its report"
     began = time.time()
     place.run("delete", "retrievalmodel", GOES, "--timeout=300s")
     print(f"{GOES} is gone after {time.time() - began:.0f} s")
@@ -56,7 +58,7 @@ def test_mlflow_keeps_the_record_of_an_object_that_is_gone(place: Place, trackin
     runs = tracking.runs(f"retrieval/{DOOMED}/{GOES}")
     steps = sorted(tags(run["data"])["retrieval.step"] for run in runs)
     assert steps == ["eval", "idxeval", "index", "train", "verify"]
-    proofs = {tags(run["data"]).get("retrieval.report", "") for run in runs}
+    proofs = {tags(run["data"]).get(TAG_REPORT, "") for run in runs}
     assert proofs == {""}, "a proof must not outlive the files that it is about"
 
 
@@ -72,7 +74,7 @@ def test_made_again_it_serves_what_is_there(place: Place, audit_log: Path) -> No
     place.apply(importing(STAYS))
     place.until_promoted(STAYS)
     place.retrieve(STAYS)
-    again = [request.name for request in made(audit_log, DOOMED, since) if _is_work(request.name)]
+    again = [request.name for request in made(audit_log, DOOMED, since) if request.resource in ("jobs", "pytorchjobs")]
     assert all("-verify-" in name for name in again), f"what was complete was done again: {again}"
     assert before <= files(place, STAYS)
 
@@ -116,8 +118,3 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 def said_of_the_namespace(kubectl: Kubectl) -> str:
     return kubectl("get", "namespace", DOOMED, "--output=jsonpath={.status.conditions[*].message}")
-
-
-def _is_work(name: str) -> bool:
-    """Whether a child is an attempt: <object>-<key>-<step>-<attempt>."""
-    return name.rpartition("-")[2] == "1"

@@ -16,8 +16,7 @@ import pytest
 from lives.conftest import CHART
 from lives.deployments import ACCOUNT, OPERATOR, Release
 from lives.killing import made
-from lives.place import Kubectl, Object, Place, is_current, manifest
-from lives.place import condition as condition_of
+from lives.place import Kubectl, Object, Place, is_true, manifest, names
 
 from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.api.constants import FINALIZER
@@ -36,10 +35,28 @@ def test_more_servers_are_started_in_place(shared_life: Place) -> None:
     before = shared_life.model("feed")["status"]["champion"]
     servers = shared_life.pods("feed", before["stack"])
     shared_life.patch("feed", {"serving": {"replicas": {"min": 2}}})
-    shared_life.until("feed", lambda _: len(shared_life.pods("feed", before["stack"])) == 2, "has two servers")
-    after = shared_life.until_promoted("feed")["status"]["champion"]
+    shared_life.until(
+        "feed", lambda _: len(shared_life.pods("feed", before["stack"])) == 2, "has two servers", stalled=True
+    )
+    after = until_it_serves(shared_life)["status"]["champion"]
     assert after["stack"] == before["stack"]
     assert servers.items() <= shared_life.pods("feed", before["stack"]).items(), "a server was replaced"
+
+
+def test_a_service_deleted_by_hand_comes_back_and_nothing_else_happens(shared_life: Place) -> None:
+    before = shared_life.model("feed")["status"]
+    servers, children_before = shared_life.pods("feed", before["champion"]["stack"]), children(shared_life)
+    shared_life.count_from_now("feed")
+    shared_life.run("delete", "service", "feed")
+    shared_life.until("feed", lambda _: "feed" in names(shared_life.list("services")), "has its Service", stalled=True)
+    shared_life.retrieve("feed")
+    after = until_it_serves(shared_life)["status"]
+    assert after["champion"] == before["champion"]
+    assert after["history"] == before["history"]
+    assert shared_life.pods("feed", before["champion"]["stack"]) == servers
+    changed = children(shared_life).items() - children_before.items()
+    assert [name for name, _uid in changed] == ["Service feed"]
+    assert any("its Service" in message for message in shared_life.events("feed", "StackRepaired"))
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +149,7 @@ def test_the_next_release_takes_everything_up_and_restarts_nothing(
     release.upgrade(CHART, f"--set=images.operator={served.image}")
     assert columns(kubectl) != older, "the definition was not upgraded with the chart"
     shared_life.patch("feed", {"rollback": {"windowSeconds": 61}})
-    shared_life.until("feed", lambda found: is_current(found, condition_of(found, "Ready")), "is looked after again")
-    model = shared_life.until_promoted("feed")
+    model = until_it_serves(shared_life)
     assert shared_life.pods("feed", model["status"]["champion"]["stack"]) == served.pods
     assert children(shared_life) == served.children
     assert made(audit_log, shared_life.namespace, served.at) == []
@@ -144,8 +160,13 @@ def test_it_acts_on_what_it_found(uninstalled: None, served: Served, shared_life
     """One server is enough again: one of the two that were there goes."""
     stack = shared_life.model("feed")["status"]["champion"]["stack"]
     shared_life.patch("feed", {"serving": {"replicas": {"min": 1}}})
-    shared_life.until("feed", lambda _: len(shared_life.pods("feed", stack)) == 1, "has one server")
+    shared_life.until("feed", lambda _: len(shared_life.pods("feed", stack)) == 1, "has one server", stalled=True)
     assert shared_life.pods("feed", stack).items() <= served.pods.items()
+
+
+def until_it_serves(place: Place) -> Object:
+    """The object once somebody has looked at it as it is now, whatever an earlier story left it waiting for."""
+    return place.until("feed", lambda found: is_true(found, "Ready"), "is looked after, and serves", stalled=True)
 
 
 def children(place: Place) -> dict[str, str]:

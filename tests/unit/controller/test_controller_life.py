@@ -16,11 +16,13 @@ from retrieval_operator.adapters.memory import Fake, MemoryWorld
 from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.controller import Controller, OnAction
+from retrieval_operator.domain.champion import BAKE_GRACE_S
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.plan import Action, EmitEvent
 from retrieval_operator.domain.simulate import passing_report
 from retrieval_operator.perform import Ports
 from retrieval_operator.ports import Retryable
+from retrieval_operator.work_queue import Backoff, WorkQueue
 
 KEY = "default/feed"
 PATIENCE = 300  # passes; an undisturbed life takes about 40
@@ -247,6 +249,57 @@ def test_while_mlflow_is_away_the_champion_is_repaired_and_a_new_revision_waits(
     life.world.registry._faults.clear()
     life.until_settled()
     assert life.live() not in ("", champion)
+
+
+def test_a_bad_champion_is_rolled_back_in_its_time_although_mlflow_refuses_every_write(in_virtual_time: Any) -> None:
+    life = Life()
+    life.until_settled()
+    former = life.live()
+    life.apply(manifest("2"))
+    life.until_settled()
+    bad, began_at = life.live(), life.now
+    life.world.registry.move_alias(life.model, "champion", "1")
+    life.world.registry.fail("set_alias", Retryable("MLflow is read-only"), times=10_000)
+
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        queue = WorkQueue(backoff=Backoff(jitter=0))
+
+        async def clock() -> None:
+            while True:
+                life.now = began_at + int(loop.time())
+                await asyncio.sleep(1)
+
+        ticking = asyncio.create_task(clock())
+        queue.add(KEY)
+        work = asyncio.create_task(life.controller.work(queue, workers=1))
+        await asyncio.sleep(600)
+        assert queue.failures(KEY) > 8, "by now two minutes are between its passes"
+        life.world.stacks.make_unready(bad)
+        queue.add(KEY)  # the watch
+        while life.live() == bad:
+            await asyncio.sleep(1)
+        queue.stop()
+        await work
+        ticking.cancel()
+        return loop.time() - 600
+
+    assert in_virtual_time(story()) <= BAKE_GRACE_S + 10
+    assert life.live() == former
+
+
+def test_a_stable_service_deleted_by_hand_comes_back_and_nothing_else_happens() -> None:
+    life = Life()
+    life.until_settled()
+    champion, created = life.model.status.champion, list(life.world.created)
+    asyncio.run(life.world.traffic.close(life.model))
+    life.now += 60
+    life.until_settled()
+    assert champion is not None
+    assert life.live() == champion.stack
+    assert life.world.created == created
+    assert life.model.status.champion == champion
+    assert [entry.outcome for entry in life.model.status.history] == ["Promoted"]
 
 
 def test_a_wiped_status_neither_trains_nor_promotes_again(undisturbed: Life) -> None:

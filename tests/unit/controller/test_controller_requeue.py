@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from controller_examples import NOW, RECORD
 
-from retrieval_operator.domain.plan import Action, DeleteWorkload, Plan, StopWorkload
-from retrieval_operator.ports import Gone, Rejected, Retryable, Stale
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
+from retrieval_operator.api.status import Champion, RetrievalModelStatus
+from retrieval_operator.domain.plan import Action, DeleteWorkload, Plan, SetAlias, StopWorkload
+from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 from retrieval_operator.work_queue import Backoff, WorkQueue
 
 Call = Callable[..., Any]  # a fixture of conftest.py
@@ -77,3 +80,60 @@ def test_when_a_failed_pass_is_repeated(
 ) -> None:
     world.failures["workloads.stop"] = error
     assert passes(in_virtual_time, world, [a_plan(STOP)], until_s=9) == pytest.approx(expected)
+
+
+def with_champion(ready: bool, address: str) -> RetrievalModelStatus:
+    champion = Champion(**RECORD.model_dump(), promoted_at=NOW, token="t", baking_until=NOW)
+    said = Condition(
+        type=ConditionType.READY,
+        status="True" if ready else "False",
+        reason=Reason.CHAMPION_SERVING if ready else Reason.CHAMPION_NOT_READY,
+        observed_generation=1,
+        last_transition_time=NOW,
+    )
+    return RetrievalModelStatus(champion=champion, conditions=[said], address=address)
+
+
+SERVES = with_champion(ready=True, address="http://feed")
+NOT_READY = with_champion(ready=False, address="http://feed")
+WITHOUT_TRAFFIC = with_champion(ready=True, address="")
+BACKED_OFF = [0, 1, 3, 7, 15, 31]
+EVERY_5_S = [0, 1, 3, 7, 12, 17, 22, 27, 32, 37]
+
+
+@pytest.mark.parametrize(
+    ("status", "requeue", "expected"),
+    [
+        pytest.param(SERVES, 2, BACKED_OFF, id="it serves: backed off"),
+        pytest.param(RetrievalModelStatus(), 2, BACKED_OFF, id="nothing was promoted yet: backed off"),
+        pytest.param(NOT_READY, None, BACKED_OFF, id="the plan waits for nothing: backed off"),
+        pytest.param(NOT_READY, 5, EVERY_5_S, id="it is not ready: when the plan says"),
+        pytest.param(NOT_READY, 1, EVERY_5_S, id="but not sooner than after 5 s"),
+        pytest.param(NOT_READY, 12, [0, 1, 3, 7, 15, 27, 39], id="nor than the plan says"),
+        pytest.param(WITHOUT_TRAFFIC, 5, EVERY_5_S, id="its address is gone: when the plan says"),
+    ],
+)
+@pytest.mark.parametrize("error", [Retryable("it refuses writes"), Rejected("never")], ids=["delayed", "refused"])
+def test_how_long_a_back_off_may_be_while_the_champion_does_not_serve(
+    in_virtual_time: Any,
+    world: Any,
+    a_plan: Call,
+    error: PortError,
+    status: RetrievalModelStatus,
+    requeue: float | None,
+    expected: list[float],
+) -> None:
+    world.failures["registry.set_alias"] = error
+    plan = a_plan(SetAlias(alias="champion", version="1"), status=status, requeue=requeue)
+    assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
+
+
+def test_a_pass_that_repeats_itself_is_followed_in_time_too(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
+    plan = a_plan(STOP, status=NOT_READY, requeue=5)
+    assert passes(in_virtual_time, world, [plan], until_s=24) == pytest.approx([0, 0, 1, 3, 7, 12, 17, 22])
+
+
+def test_a_pass_that_came_to_no_plan_is_backed_off(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
+    world.failures["stacks.observe"] = Retryable("busy")
+    plan = a_plan(STOP, status=NOT_READY, requeue=5)
+    assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(BACKED_OFF)

@@ -14,7 +14,7 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.identity import revision_hash
-from retrieval_operator.domain.observed import Observed
+from retrieval_operator.domain.observed import Observed, TrafficObserved
 from retrieval_operator.domain.plan import Action, StopWorkload
 from retrieval_operator.domain.simulate import World, run_until_settled, with_status
 
@@ -32,6 +32,7 @@ class Disturbance:
     registry_away: bool = False
     without_time: bool = False  # nothing that runs makes progress meanwhile
     unready: bool = False  # no server is ready at this moment
+    traffic_lost: bool = False  # somebody deleted the stable Service before this pass
 
 
 disturbances = st.builds(
@@ -44,6 +45,13 @@ disturbances = st.builds(
     without_time=st.booleans(),
     unready=st.booleans(),
 )
+# Of a lost traffic the status remembers the champion: together, both being lost is a new beginning. And no pass sees a
+# world that is older than the one its status was written of.
+losses = st.builds(
+    lambda trouble, traffic_lost: replace(trouble, status_lost=False, stale_by=0, traffic_lost=traffic_lost),
+    disturbances,
+    st.integers(0, 4).map(lambda draw: draw == 0),
+)
 
 
 def disturbed(model: RetrievalModel, world: World, plan_of_trouble: list[Disturbance]) -> RetrievalModel:
@@ -53,6 +61,8 @@ def disturbed(model: RetrievalModel, world: World, plan_of_trouble: list[Disturb
         world.registry_is_up = not trouble.registry_away
         if trouble.unready:
             world.stacks |= {stack: replace(found, ready_replicas=0) for stack, found in world.stacks.items()}
+        if trouble.traffic_lost:
+            world.traffic = TrafficObserved(version=str(int(world.traffic.version or "0") + 1))
         seen.append(world.observe())
         if trouble.status_lost:
             model = with_status(model, RetrievalModelStatus())
@@ -109,6 +119,30 @@ def test_a_second_revision_takes_over_whatever_happens_and_the_champion_serves_a
     assert former in world.stacks, "the former stack is kept for the rollback window"
     assert set(work_of(world).values()) == {1}
     assert Counter(world.created).most_common(1)[0][1] == 1
+    assert world.aliases == {"champion": "2"}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trouble=st.lists(losses, max_size=40))
+def test_a_stable_service_deleted_at_any_moment_costs_no_stack_no_work_and_no_verdict(
+    make: Callable[..., RetrievalModel], trouble: list[Disturbance]
+) -> None:
+    world = World()
+    first = run_until_settled(make(), world)[-1][1]
+    assert world.traffic.live is not None
+    former = world.traffic.live.stack
+    model = make({"spec.data.revision": "2"}, status=first.status, generation=2)
+
+    model = disturbed(model, world, trouble)
+    final, plan = run_until_settled(model, world, passes=SETTLED_BY)[-1]
+
+    assert world.traffic.live is not None
+    assert world.traffic.live.revision == revision_hash(final.spec, "")
+    assert set(world.stacks) == {former, world.traffic.live.stack}, "as without any loss"
+    assert set(work_of(world).values()) == {1}
+    made = Counter(entry for entry in world.created if not entry.startswith("switch"))
+    assert made.most_common(1)[0][1] == 1, "nothing but the address was made twice"
+    assert [entry.outcome for entry in plan.status.history] == ["Promoted", "Promoted"]
     assert world.aliases == {"champion": "2"}
 
 

@@ -61,7 +61,9 @@ def test_deletion_ends_serving_then_work_then_lets_the_object_go(make: Make, ste
     status = live(world)
     model = make(status=status, deleting=True)
     model, _ = step(model, world)
-    assert world.traffic.live is None and world.stacks == {} and world.workloads == {}
+    assert world.traffic.live is None and world.workloads == {}
+    model, _ = step(model, world)
+    assert world.stacks == {}
     step(model, world)
     assert world.finalizer is False
     assert world.versions, "MLflow's record stays"

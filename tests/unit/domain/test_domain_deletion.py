@@ -12,7 +12,7 @@ from retrieval_operator.api.constants import FINALIZER, TAG_REPORT
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.observed import Problem
-from retrieval_operator.domain.plan import Plan, SetFinalizer, StartWorkload, TagRun
+from retrieval_operator.domain.plan import DeleteStack, Plan, SetFinalizer, StartWorkload, StopTraffic, TagRun
 from retrieval_operator.domain.simulate import Outcome, World, all_pass, run_until_settled
 
 Make = Callable[..., RetrievalModel]
@@ -90,6 +90,25 @@ def test_delete_ends_serving_then_withdraws_the_proofs_then_removes_everything_t
     kinds = [type(action) for plan in plans for action in plan.actions]
     assert kinds.index(TagRun) < kinds.index(StartWorkload) < kinds.index(SetFinalizer)
     assert len(world.versions) == 1, "MLflow's record stays"
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_no_stack_is_removed_before_the_traffic_is_seen_to_be_gone(make: Make, policy: str) -> None:
+    """A cluster shows a deletion later: until then the adapter refuses to remove what is live."""
+    world = World()
+    model = deleting(make, world, policy)
+    before = world.observe()
+    (stack,) = before.stacks
+    for _ in range(3):  # the Service is still seen
+        plan = decide(model, replace(world.observe(), traffic=before.traffic), world.now)
+        assert StopTraffic() in plan.actions
+        assert not [action for action in plan.actions if isinstance(action, DeleteStack | SetFinalizer)]
+        assert plan.requeue_after_s == 1, "soon, also when no watch tells"
+        for action in plan.actions:
+            world.apply(action)
+        model = model.model_copy(update={"status": plan.status})
+    assert world.workloads == {}, "what is independent of it does not wait"
+    assert decide(model, world.observe(), world.now).actions == (DeleteStack(stack=stack),)
 
 
 def test_a_removal_that_fails_keeps_the_object_says_why_and_is_tried_again(make: Make) -> None:

@@ -114,6 +114,18 @@ async def test_pods_that_a_former_object_of_the_same_name_left_do_not_count(clus
     assert (await stack_of(cluster)).ready_replicas == 0
 
 
+async def test_the_image_of_a_stack_is_that_of_its_server_and_not_of_what_was_put_beside_it(
+    cluster: Any, record: Make
+) -> None:
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    (pod,) = cluster.world.add_predictor_pods("tenant", "feed-s1", 1)
+    (ours,) = cluster.world.object(POD, "tenant", pod)["status"]["containerStatuses"]
+    proxy = {**ours, "name": "istio-proxy", "imageID": "proxy@sha256:1"}
+    statuses = {"containerStatuses": [proxy, {**ours, "imageID": "server@sha256:2"}]}
+    cluster.world.change(POD, "tenant", pod, {"status": statuses})
+    assert (await stack_of(cluster)).image == "server@sha256:2"
+
+
 async def test_stacks_and_objects_are_told_apart(cluster: Any, record: Make) -> None:
     other = cluster.another_object("feed-two")
     for model, stack in ((cluster.model, "s1"), (cluster.model, "s2"), (other, "s1")):

@@ -171,3 +171,11 @@ def test_an_image_that_is_not_configured_is_refused_unless_the_manifest_names_on
     model = make()
     with pytest.raises(Rejected, match="RETRIEVAL_OPERATOR_IMAGES"):
         bare.manifest(model, work_of(model)["collect"])
+
+
+def test_a_removal_of_files_is_taken_by_a_namespace_with_any_quota(workloads, make, work_of):
+    """Whatever the object says or does not say about resources: its finalizer waits for this Job."""
+    model = make(lambda spec: spec["index"].pop("resources"))
+    (pod,) = pod_specs(workloads.manifest(model, work_of(model)["collect"]))
+    (container,) = pod["containers"]
+    assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys() == {"cpu", "memory"}

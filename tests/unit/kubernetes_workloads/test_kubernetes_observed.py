@@ -207,6 +207,50 @@ async def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_attempt_for_ever(s
     assert (await seen(workloads, model)).state == "Failed"
 
 
+FAILURE_TARGET = {"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded", "message": "was active"}
+
+
+@pytest.fixture
+async def failing(started, world, now) -> tuple[Any, str]:
+    """An object whose training is past its deadline, and the pod that is asked to end: its Job waits for that."""
+    model, name = await started(), world.start_job("search", NAME)
+    conditions = [{**FAILURE_TARGET, "lastTransitionTime": rfc3339(now[0])}]
+    world.change(JOB, "search", NAME, {"status": {"terminating": 1, "conditions": conditions}})
+    world.change(POD, "search", name, {"metadata": {"deletionTimestamp": rfc3339(now[0] + 30), "finalizers": ["x/y"]}})
+    return model, name
+
+
+async def test_an_attempt_that_is_to_fail_runs_while_its_pod_may_end_in_good_order(failing, workloads, now):
+    model, _ = failing
+    now[0] += 85
+    assert (await seen(workloads, model)).state == "Running"
+
+
+async def test_an_attempt_that_is_to_fail_has_failed_when_its_pod_is_on_a_lost_node(failing, workloads, now):
+    """Its Job never says Failed: that pod is being ended for ever."""
+    model, _ = failing
+    at = now[0]
+    now[0] += 95
+    found = await seen(workloads, model)
+    assert (found.state, found.reason, found.finished_at) == ("Failed", "DeadlineExceeded", at)
+
+
+async def test_an_attempt_that_is_to_fail_may_have_pods_that_are_not_heard_of_yet(failing, workloads, world, now):
+    model, name = failing
+    world.change(POD, "search", name, {"metadata": {"finalizers": None}})
+    assert (await seen(workloads, model)).state == "Running"
+    now[0] += 60
+    assert (await seen(workloads, model)).state == "Failed"
+
+
+async def test_an_attempt_that_is_to_succeed_runs_until_its_job_is_complete(started, workloads, world, now):
+    model = await started()
+    met = {"type": "SuccessCriteriaMet", "status": "True", "lastTransitionTime": rfc3339(now[0])}
+    world.change(JOB, "search", NAME, {"status": {"conditions": [met]}})
+    now[0] += 3600
+    assert (await seen(workloads, model)).state == "Running"
+
+
 async def test_what_waits_in_a_queue_is_stopped_for_good(started, workloads, world):
     """Kueue resumes a job that it has admitted; the deadline then ends it at once."""
     model = await started("PyTorchJob")
@@ -259,11 +303,33 @@ async def test_a_name_that_somebody_else_has_is_refused(workloads, world, make, 
     model = make()
     metadata = {"name": "feed-89abcdef-index-1", "namespace": "search"}
     world.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {}})
-    with pytest.raises(Rejected, match="somebody else"):
+    with pytest.raises(Rejected, match=r"Job search/feed-89abcdef-index-1 is taken by somebody else.*delete or rename"):
         await workloads.start(model, work_of(model)["index"])
 
 
+async def test_a_job_of_ours_that_was_not_heard_of_is_waited_for(started, workloads, world, work_of):
+    """Its creation's answer was lost, and the watch is behind."""
+    world.hold_watches()
+    model = await started()
+    world.cache.remove(JOB, world.object(JOB, "search", NAME))
+    with pytest.raises(Retryable, match="was not told of yet"):
+        await workloads.start(model, work_of(model)["train"])
+
+
+async def test_a_job_that_goes_while_one_looks_whose_it_is_makes_room(started, workloads, world, work_of, monkeypatch):
+    model = await started()
+    world.cache.remove(JOB, world.object(JOB, "search", NAME))
+
+    async def nothing(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(world, "get", nothing)
+    with pytest.raises(Retryable, match="was taken a moment ago"):
+        await workloads.start(model, work_of(model)["train"])
+
+
 DIGEST = "registry.example.com/trainer@sha256:0f"
+PROXY = {"name": "istio-proxy", "imageID": "registry.example.com/proxy@sha256:1e"}
 
 
 @pytest.mark.parametrize(
@@ -272,8 +338,22 @@ DIGEST = "registry.example.com/trainer@sha256:0f"
         ([], ""),
         ([pod(phase="Pending")], ""),
         ([pod({"name": "main", "imageID": ""}), pod({"name": "main", "imageID": DIGEST})], DIGEST),
+        ([pod(PROXY, {"name": "main", "imageID": DIGEST})], DIGEST),
+        ([pod(PROXY, {"name": "main", "imageID": ""})], ""),
     ],
-    ids=["no pods", "none has started", "the first that has"],
+    ids=["no pods", "none has started", "the first that has", "not what was put beside it", "nor while ours waits"],
 )
 def test_the_image_that_ran_is_known_by_its_digest(pods: list[dict[str, Any]], expected: str) -> None:
-    assert image_digest(pods) == expected
+    assert image_digest(pods, "main") == expected
+
+
+@pytest.mark.parametrize("backend", ["Job", "PyTorchJob"])
+async def test_the_image_of_an_attempt_is_that_of_its_own_program(started, workloads, world, backend):
+    model = await started(backend)
+    (name, *_) = (
+        world.start_pytorch_job("search", NAME) if backend == "PyTorchJob" else [world.start_job("search", NAME)]
+    )
+    (ours,) = world.object(POD, "search", name)["status"]["containerStatuses"]
+    statuses = [PROXY, {**ours, "imageID": DIGEST}]
+    world.change(POD, "search", name, {"status": {"containerStatuses": statuses}})
+    assert (await seen(workloads, model)).image == DIGEST

@@ -14,8 +14,11 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     PYTORCH_JOB,
+    SERVICE,
 )
+from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
 from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
+from retrieval_operator.api.status import StackRecord
 from retrieval_operator.ports import Rejected
 
 JOB_NAME = "feed-89abcdef-index-1"
@@ -270,3 +273,132 @@ async def test_what_waits_in_a_queue_is_no_problem(surroundings, workloads, worl
     now[0] += 3600
     assert await told(surroundings, model) == {}
     assert ("list", EVENT.kind, "") not in world.requests
+
+
+def address(**metadata: Any) -> dict[str, Any]:
+    metadata = {"name": "feed", "namespace": "search", **metadata}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": {"app": "theirs"}}}
+
+
+def of_a_model(uid: str) -> dict[str, Any]:
+    owner = {"kind": "RetrievalModel", "name": "feed", "uid": uid}
+    return {"labels": {"app.kubernetes.io/managed-by": "retrieval-operator"}, "ownerReferences": [owner]}
+
+
+LOOKED = ("get", "Service", "feed")
+
+
+async def test_an_address_that_is_somebody_elses_holds_work_back_before_there_is_a_champion(
+    surroundings, world, model, now, claims
+):
+    world.put(address())
+    (problem,) = await surroundings.problems(model)
+    assert problem.holds_back
+    assert "Service search/feed is taken by somebody else's; delete or rename that one" in problem.message
+    world.remove(SERVICE, "search", "feed")
+    now[0] += 60
+    assert await told(surroundings, model) == {}
+
+
+async def test_whose_the_address_is_is_asked_for_once_in_a_while(surroundings, world, model, now, claims):
+    for _ in range(3):
+        await surroundings.problems(model)
+    assert world.requests.count(LOOKED) == 1
+    now[0] += 60
+    await surroundings.problems(model)
+    assert world.requests.count(LOOKED) == 2
+
+
+async def test_an_object_with_a_champion_does_not_ask_for_its_address(surroundings, world, model, claims):
+    world.put(address(**of_a_model(model.metadata.uid)))
+    assert await told(surroundings, model) == {}
+    assert LOOKED not in world.requests
+
+
+async def test_nor_does_one_that_begins_nothing(surroundings, world, model, make, claims):
+    world.put(address())
+    suspended = make(lambda spec: spec.update(suspend=True))
+    for resting in (suspended, being_deleted(model)):
+        assert await told(surroundings, resting) == {}
+    assert LOOKED not in world.requests
+
+
+async def test_the_address_of_a_former_object_goes_by_itself(surroundings, world, model, claims):
+    world.put(address(**of_a_model("of-the-former")))
+    assert await told(surroundings, model) == {}
+
+
+async def test_an_address_that_lost_its_label_holds_work_back_until_it_has_it_again(
+    surroundings, world, model, now, claims
+):
+    """The watches do not tell of it, so it looks as if there were no champion."""
+    ours = of_a_model(model.metadata.uid)
+    world.put(address(**ours))
+    world.change(SERVICE, "search", "feed", {"metadata": {"labels": None}})
+    (problem,) = await surroundings.problems(model)
+    assert problem.holds_back
+    assert "set app.kubernetes.io/managed-by=retrieval-operator" in problem.message
+    world.change(SERVICE, "search", "feed", {"metadata": {"labels": ours["labels"]}})
+    assert await told(surroundings, model) == {}
+
+
+async def test_an_operator_that_may_not_see_services_takes_the_address_for_free(surroundings, world, model, claims):
+    world.put(address())
+    world.fail("get", SERVICE, Rejected("forbidden"))
+    assert await told(surroundings, model) == {}
+
+
+RECORD = StackRecord(
+    stack="s-1",
+    bundle_id="b-1",
+    bundle_uri="/storage/b",
+    generation_id="g-1",
+    generation_uri="/storage/g",
+    generation_key="89abcdef",
+    serving_hash="h",
+    revision="01234567",
+)
+MULTI_ATTACH = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) feed-s-0-predictor-1'
+MISSING = 'MountVolume.SetUp failed for volume "certificates": secret "certificates" not found'
+
+
+@pytest.fixture
+async def server(world, model, now, claims) -> str:
+    """A pod of a stack that waits for its volumes."""
+    stacks = KubernetesStacks(world.api, world.cache, lambda: now[0], images={"encoderServer": "server:1"})
+    await stacks.create(model, RECORD, 1)
+    (pod,) = world.add_predictor_pods("search", "feed-s-1", 1)
+    world.set_status(POD, "search", pod, waits("ContainerCreating"))
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "dependency", "remedy"),
+    [
+        ("FailedAttachVolume", MULTI_ATTACH, "storage", "ReadWriteMany"),
+        ("FailedMount", MISSING, "secret", 'secret "certificates" not found'),
+    ],
+    ids=["a claim that another node has", "a Secret that is not there"],
+)
+async def test_what_keeps_a_server_from_starting_is_told(
+    surroundings, world, model, server, now, reason, message, dependency, remedy
+):
+    warn(world, world.object(POD, "search", server), reason, message)
+    assert await told(surroundings, model) == {}, "volumes need a moment"
+    assert ("list", "Event", "") not in world.requests
+    now[0] += 61
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == (dependency, False)
+    assert problem.message.startswith(f"feed-s-1 does not start: {message}")
+    assert remedy in problem.message
+    world.run_pod("search", server)
+    assert await told(surroundings, model) == {}, "it has started"
+
+
+@pytest.mark.parametrize("kind", [POD, INFERENCE_SERVICE], ids=str)
+async def test_a_server_that_goes_waits_for_nothing(surroundings, world, model, server, now, kind):
+    warn(world, world.object(POD, "search", server), "FailedAttachVolume", MULTI_ATTACH)
+    going = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y"]}}
+    world.change(kind, "search", server if kind is POD else "feed-s-1", going)
+    now[0] += 61
+    assert await told(surroundings, model) == {}

@@ -9,10 +9,10 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
-from retrieval_operator.adapters.kubernetes.kinds import Kind, Object, kind_of
+from retrieval_operator.adapters.kubernetes.kinds import POD, Kind, Object, kind_of
 from retrieval_operator.api.constants import LABEL_NAME
 
-# UIDs of objects that are gone, so that a late answer to a write does not bring one back. More than can be under way.
+# Objects that are gone, so that a late answer to a write does not bring one back. More than can be under way.
 _REMOVED_KEPT = 2048
 
 
@@ -23,7 +23,7 @@ class Cache:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = defaultdict(dict)
         self._owned: dict[tuple[Kind, str], dict[tuple[str, str], Object]] = defaultdict(dict)
         self._labelled: dict[tuple[Kind, str, str], dict[str, Object]] = defaultdict(dict)
-        self._removed: OrderedDict[str, None] = OrderedDict()
+        self._removed: OrderedDict[str, int] = OrderedDict()  # by UID, the version with which it went
         self._watched: set[Kind] = set()
 
     def watch(self, kind: Kind) -> None:
@@ -63,15 +63,15 @@ class Cache:
         """Take the object in, unless what is known is newer. Returns whether anything changed."""
         metadata = obj["metadata"]
         name = _name(obj)
-        if metadata["uid"] in self._removed:
+        # A newer one than what went is back: its label was taken off and set again.
+        if int(metadata["resourceVersion"]) <= self._removed.get(metadata["uid"], -1):
             return False
         known = self._objects[kind].get(name)
         if known is not None and not _is_newer(metadata, known["metadata"]):
             return False
         if known is not None:
             self._unlink(kind, known)
-        # Who set which field is half of an object's size and of no use here.
-        kept = {**obj, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
+        kept = _kept(kind, obj)
         self._objects[kind][name] = kept
         for uid in owner_uids(kept):
             self._owned[kind, uid][name] = kept
@@ -82,7 +82,7 @@ class Cache:
     def remove(self, kind: Kind, obj: Object) -> bool:
         """The object is gone. Returns whether it was known; a successor of the same name stays."""
         uid = obj["metadata"]["uid"]
-        self._removed[uid] = None
+        self._removed[uid] = int(obj["metadata"]["resourceVersion"])
         while len(self._removed) > _REMOVED_KEPT:
             self._removed.popitem(last=False)
         known = self._objects[kind].get(_name(obj))
@@ -150,6 +150,17 @@ class WriteThrough:
 def owner_uids(obj: Object) -> Iterable[str]:
     """The UIDs of its owners."""
     return [reference["uid"] for reference in obj["metadata"].get("ownerReferences", [])]
+
+
+def _kept(kind: Kind, obj: Object) -> Object:
+    """What is of use here of an object: the rest would be most of the process's memory.
+
+    Who set which field is half of an object's size. Of pods, of which a step may have a thousand and whose records stay
+    as long as their Job's, only what they are and how they are is read: what they were made from, the Job says.
+    """
+    unread = {"managedFields", "annotations"} if kind == POD else {"managedFields"}
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in unread}
+    return {key: value for key, value in {**obj, "metadata": metadata}.items() if kind != POD or key != "spec"}
 
 
 def _name(obj: Object) -> tuple[str, str]:

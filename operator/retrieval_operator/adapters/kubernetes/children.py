@@ -40,16 +40,31 @@ async def create_once(api: KubernetesApi, cache: Cache, model: RetrievalModel, o
     """
     if await api.create(obj) is not None:
         return
-    kind, name = kind_of(obj), obj["metadata"]["name"]
-    taken = f"the name of {kind} {model.metadata.namespace}/{name} is taken"
-    existing = cache.get(kind, model.metadata.namespace, name)
-    if existing is None:
-        raise Retryable(f"{taken}, by what is not known yet; trying again")
-    if model.metadata.uid in owner_uids(existing):
+    kind, namespace, name = kind_of(obj), model.metadata.namespace, obj["metadata"]["name"]
+    known = cache.get(kind, namespace, name)
+    if known is not None and model.metadata.uid in owner_uids(known):
         return
-    if any(owner["kind"] == KIND for owner in existing["metadata"].get("ownerReferences", [])):
-        raise Retryable(f"{taken} by a child of another {KIND}; waiting until it is removed")
-    raise Rejected(f"{taken} by somebody else's; delete or rename that one, or give the {KIND} another name")
+    # The watches tell of what has our label: of somebody else's object only the API server does.
+    existing = known or await api.get(kind, namespace, name)
+    if existing is None:
+        raise Retryable(f"the name of {kind} {namespace}/{name} was taken a moment ago; trying again")
+    raise taken(model, existing)
+
+
+def taken(model: RetrievalModel, existing: Object) -> Retryable | Rejected:
+    """Why a child of the object cannot have the name that this one has."""
+    metadata = existing["metadata"]
+    what = f"{existing['kind']} {metadata['namespace']}/{metadata['name']}"
+    is_ours = metadata.get("labels", {}).get(LABEL_MANAGED_BY) == MANAGED_BY
+    if model.metadata.uid in owner_uids(existing):
+        if is_ours:
+            return Retryable(f"{what} is there and was not told of yet; trying again")
+        return Rejected(f"{what} has lost its label, so nothing is heard of it; set {LABEL_MANAGED_BY}={MANAGED_BY}")
+    if any(owner["kind"] == KIND for owner in metadata.get("ownerReferences", [])):
+        return Retryable(f"the name of {what} is taken by a child of another {KIND}; waiting until it is removed")
+    return Rejected(
+        f"the name of {what} is taken by somebody else's; delete or rename that one, or give the {KIND} another name"
+    )
 
 
 def seconds(timestamp: str) -> int:

@@ -21,7 +21,7 @@ from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.serving import SERVER, server_environment
 
 # KServe reads the container of this name.
-_CONTAINER = "kserve-container"
+CONTAINER = "kserve-container"
 _MODE = "serving.kserve.io/deploymentMode"
 _AUTOSCALER = "serving.kserve.io/autoscalerClass"
 # KServe makes no Ingress or route for it: a dark stack is nobody's, the live one is reached by the stable Service.
@@ -105,7 +105,7 @@ def disruption_budget(model: RetrievalModel, stack: str) -> Object:
 
 def _program(model: RetrievalModel, record: StackRecord, serving: Serving, images: Mapping[str, str]) -> pods.Program:
     return pods.Program(
-        container=_CONTAINER,
+        container=CONTAINER,
         image=image(images, "encoderServer", serving.image),
         command=(SERVER,),
         environment={

@@ -43,7 +43,8 @@ class Permission:
 
 
 _SEE = ("list", "watch")
-_MAKE = ("create", "delete")
+# get: whose is it, when a name is taken? The watches tell of ours only.
+_MAKE = ("get", "create", "delete")
 
 WATCHED = (
     Permission(
@@ -57,7 +58,9 @@ WATCHED = (
     Permission(kinds.INFERENCE_SERVICE, (*_SEE, *_MAKE, "patch"), "the servers of a stack; patch changes their number"),
     Permission(kinds.POD_DISRUPTION_BUDGET, (*_SEE, *_MAKE), "nodes are drained of one server at a time"),
     Permission(
-        kinds.SERVICE, (*_SEE, *_MAKE, "patch"), "a stack's record; the stable address, whose patch is the switch"
+        kinds.SERVICE,
+        (*_SEE, *_MAKE, "patch"),
+        "a stack's record; the stable address: get before there is a champion, patch is the switch",
     ),
     Permission(kinds.POD, _SEE, "readiness, exit codes, termination messages"),
     Permission(kinds.EVENT, ("create", "get", "patch", "list"), "what happened, for people; why pods are not made"),

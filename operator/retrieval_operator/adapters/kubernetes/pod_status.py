@@ -84,9 +84,10 @@ def containers(pod: Object) -> Sequence[Object]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
-def image_digest(pods: Iterable[Object]) -> str:
-    """What the first container runs that has started, as the node names it: by digest. "" when none has."""
-    found = (status.get("imageID", "") for pod in pods for status in pod.get("status", {}).get("containerStatuses", []))
+def image_digest(pods: Iterable[Object], container: str) -> str:
+    """What the first container of this name runs that has started, as its node names it: by digest. "" for none."""
+    statuses = (status for pod in pods for status in pod.get("status", {}).get("containerStatuses", []))
+    found = (status.get("imageID", "") for status in statuses if status["name"] == container)
     return next(filter(None, found), "")
 
 

@@ -13,6 +13,7 @@ from retrieval_operator.adapters.kubernetes import children, services
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache
 from retrieval_operator.adapters.kubernetes.inference_service import (
+    CONTAINER,
     bounds,
     bounds_of,
     disruption_budget,
@@ -122,7 +123,7 @@ class KubernetesStacks:
             failed=seen.failed,
             waits_for=seen.waits_for,
             complete=all(staying),
-            image=image_digest(own),
+            image=image_digest(own, CONTAINER),
         )
 
 

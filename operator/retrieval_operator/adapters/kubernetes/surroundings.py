@@ -1,11 +1,14 @@
 """What must be in a cluster before work can succeed, and what keeps work that was started from running.
 
-Two kinds of problems. Known beforehand: definitions that are not installed, claims that are missing; they hold work
-back. Seen on work under way: quota, PodSecurity, a missing image or Secret; they are told, the cluster itself tries
-again. Whether a Secret exists can only be seen so: nobody but the pods may read it, not even its name.
+Two kinds of problems. Known beforehand: definitions that are not installed, claims that are missing, an address that
+is somebody else's; they hold work back. Seen on work under way: quota, PodSecurity, a missing image or Secret; they are
+told, the cluster itself tries again. Whether a Secret exists can only be seen so: nobody but the pods may read it, not
+even its name.
 
     known from the cache      definitions (is their kind watched?), pods that wait
-    asked for, and kept       claims by name; the namespace's events, only while an attempt has fewer pods than it wants
+    asked for, and kept       claims by name; who has the name of the stable Service, only while the object has none;
+                              the namespace's events, only while an attempt has fewer pods than it wants, or a pod of it
+                              or of a stack waits for its volumes
     asked for each time       whether the namespace goes, only of an object that is being deleted
 
 KServe's default mode is not looked at: every InferenceService of ours says itself that it is a Standard one.
@@ -13,13 +16,13 @@ KServe's default mode is not looked at: every InferenceService of ours says itse
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache
-from retrieval_operator.adapters.kubernetes.children import seconds
+from retrieval_operator.adapters.kubernetes.children import seconds, taken
 from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
     INFERENCE_SERVICE,
@@ -28,12 +31,15 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     PYTORCH_JOB,
+    SERVICE,
     Object,
 )
 from retrieval_operator.adapters.kubernetes.pod_status import containers, first_lack
 from retrieval_operator.adapters.kubernetes.pods import storage_problem
+from retrieval_operator.adapters.kubernetes.refusals import refusals
+from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
 from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_pytorch_job
-from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
+from retrieval_operator.api.constants import LABEL_STACK
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.domain.observed import Problem
 from retrieval_operator.ports import Rejected
@@ -42,13 +48,6 @@ from retrieval_operator.ports import Rejected
 _KEPT_S = 30
 # Controllers make pods within a second or two, and kubelets mount volumes within some seconds more. A gut feeling.
 _PATIENCE_S = 60
-# Reasons of Warning events that say why pods are not made, or not started.
-_REFUSALS = ("FailedCreate", "FailedMount", "FailedAttachVolume")
-_POD_SECURITY = (
-    "; the training-operator gives workers an init container without securityContext: start it with "
-    "--pytorch-init-container-template-file and a template that has one, or set training.nodes: 1"
-)
-
 
 _UNKNOWN: Object = {}
 
@@ -67,6 +66,7 @@ class KubernetesSurroundings:
             *await self._namespace(model),
             *self._definitions(model),
             *await self._storage(model),
+            *await self._address(model),
             *self._waiting(model),
             *await self._refused(model),
         ]
@@ -119,6 +119,17 @@ class KubernetesSurroundings:
         ask = partial(self._api.get, PERSISTENT_VOLUME_CLAIM, namespace, name)
         return await self._kept(("claim", namespace, name, model.metadata.uid), ask)
 
+    async def _address(self, model: RetrievalModel) -> list[Problem]:
+        """Whether the name of the stable Service can be had: to know it before the training, not after it."""
+        will_need_it = not model.spec.suspend and model.metadata.deletion_timestamp is None
+        if not will_need_it or stable_service_of(self._cache, model) is not None:
+            return []
+        namespace, name = model.metadata.namespace, model.metadata.name
+        ask = partial(self._api.get, SERVICE, namespace, name)
+        found = await self._kept(("service", namespace, name, model.metadata.uid), ask)
+        why = taken(model, found) if found else None
+        return [Problem(dependency="address", message=str(why))] if isinstance(why, Rejected) else []
+
     def _waiting(self, model: RetrievalModel) -> Iterator[Problem]:
         for attempt in self._under_way(model):
             lack = first_lack(self._cache.children(POD, attempt["metadata"]["uid"]))
@@ -126,18 +137,14 @@ class KubernetesSurroundings:
                 yield Problem(dependency=lack.dependency, message=lack.message, holds_back=False)
 
     async def _refused(self, model: RetrievalModel) -> list[Problem]:
-        """What the events say of attempts whose pods are not made, or do not start, for too long."""
+        """What the events say of pods that are not made, or do not start, for too long."""
         stuck = {uid: attempt for attempt in self._under_way(model) for uid in self._stuck(attempt)}
+        stuck |= {uid: server for server in self._servers(model) for uid in self._creating(self._pods(model, server))}
         if not stuck:
             return []
         namespace = model.metadata.namespace
         events = await self._kept(("events", namespace), partial(self._api.list, EVENT, namespace, {}))
-        said: dict[str, Problem] = {}
-        for event in events:
-            attempt = stuck.get(event.get("involvedObject", {}).get("uid", ""))
-            if attempt is not None and str(event.get("reason", "")).startswith(_REFUSALS):
-                said[attempt["metadata"]["name"]] = _refusal(attempt, event["reason"], str(event.get("message", "")))
-        return list(said.values())
+        return refusals(events, stuck)
 
     def _under_way(self, model: RetrievalModel) -> Iterator[Object]:
         """Attempts that should run; not those that a queue (Kueue) holds."""
@@ -147,11 +154,29 @@ class KubernetesSurroundings:
                 if not (has_ended(attempt) or policy.get("suspend")):
                     yield attempt
 
+    def _servers(self, model: RetrievalModel) -> Iterator[Object]:
+        """The InferenceServices of stacks that stay."""
+        for server in self._cache.children(INFERENCE_SERVICE, model.metadata.uid):
+            if "deletionTimestamp" not in server["metadata"]:
+                yield server
+
+    def _pods(self, model: RetrievalModel, server: Object) -> Iterator[Object]:
+        """The pods of a stack that stay."""
+        stack = server["metadata"].get("labels", {}).get(LABEL_STACK, "")
+        for pod in self._cache.labelled(POD, model.metadata.namespace, model.metadata.name):
+            metadata = pod["metadata"]
+            if metadata["labels"].get(LABEL_STACK) == stack and "deletionTimestamp" not in metadata:
+                yield pod
+
     def _stuck(self, attempt: Object) -> Iterator[str]:
         """UIDs of what events could explain: the attempt, when pods are missing; pods that wait for their volumes."""
         pods = self._cache.children(POD, attempt["metadata"]["uid"])
         if len(pods) < _wanted_pods(attempt) and self._is_old(attempt):
             yield attempt["metadata"]["uid"]
+        yield from self._creating(pods)
+
+    def _creating(self, pods: Iterable[Object]) -> Iterator[str]:
+        """UIDs of pods that a node has and that do not start for too long."""
         for pod in pods:
             reasons = {container.get("state", {}).get("waiting", {}).get("reason", "") for container in containers(pod)}
             if reasons & {"ContainerCreating", "PodInitializing"} and self._is_old(pod):
@@ -203,26 +228,3 @@ def _wanted_pods(attempt: Object) -> int:
     if "pytorchReplicaSpecs" in spec:
         return sum(replicas.get("replicas", 1) for replicas in spec["pytorchReplicaSpecs"].values())
     return int(spec.get("parallelism", 1))
-
-
-def _refusal(attempt: Object, reason: str, message: str) -> Problem:
-    """A controller's or kubelet's words, and whose business they are."""
-    dependency, remedy = _dependency(reason, message), ""
-    if dependency == "podSecurity" and attempt["kind"] == PYTORCH_JOB.kind:
-        remedy = _POD_SECURITY
-    elif dependency == "quota":
-        remedy = "; free some of it, raise it, or ask for less in the section's resources"
-    sentence = f"{attempt['metadata']['name']} does not start: {' '.join(message.split())}"
-    return Problem(
-        dependency=dependency, message=sentence[: MESSAGE_MAX_CHARS - len(remedy)] + remedy, holds_back=False
-    )
-
-
-def _dependency(reason: str, message: str) -> Literal["podSecurity", "quota", "secret", "storage", "program"]:
-    if "PodSecurity" in message:
-        return "podSecurity"
-    if "quota" in message or "LimitRange" in message:
-        return "quota"
-    if reason.startswith("FailedCreate"):
-        return "program"  # such as a service account that does not exist
-    return "secret" if 'secret "' in message else "storage"

@@ -45,18 +45,26 @@ _TRAINING_GRACE_S = 60
 # A pod that should be gone since then runs on a node that nobody hears of.
 _LOST_AFTER_S = 60
 _HEARD_KEPT = 1024  # more failing attempts at once than any cluster has
-# Of a removal of files, whatever the index build beside it needs. Seen: 120 MB with pyarrow and fsspec loaded.
-_REMOVAL = Resources(requests={"cpu": "100m", "memory": "256Mi"}, limits={"memory": "1Gi"})
+# Of a removal of files, whatever the index build beside it needs. Seen: 120 MB with pyarrow and fsspec loaded. All four
+# are there, so that a quota on any of them takes it.
+_REMOVAL = Resources(requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "1", "memory": "1Gi"})
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """An end as the Job's own conditions tell it; `reason` and `message` are the controller's."""
+    """An end as the Job's own conditions tell it; `reason` and `message` are the controller's.
+
+    `is_settled` False: it will fail, but its controller waits for pods, of which we may not have heard yet.
+    """
 
     succeeded: bool
     at: int
     reason: str = ""
     message: str = ""
+    is_settled: bool = True
+
+    def may_have_pods(self, now: int) -> bool:
+        return not self.is_settled and now - self.at < _LOST_AFTER_S
 
 
 class KubernetesWorkloads:
@@ -150,12 +158,14 @@ class KubernetesWorkloads:
             attempt=int(labels[LABEL_ATTEMPT]),
             state="Running",
             started_at=seconds(obj.get("status", {}).get("startTime") or metadata["creationTimestamp"]),
-            image=image_digest(pods),
+            image=image_digest(pods, _container(obj)),
         )
         ended, stopped_at = _ended(obj), _stopped_at(obj)
         if ended is not None and ended.succeeded:
             return replace(seen, state="Succeeded", exit_code=0, finished_at=ended.at)
         if not has_ended(obj) or any(is_alive(pod, now, _LOST_AFTER_S) for pod in pods):
+            return seen
+        if ended is not None and ended.may_have_pods(now):
             return seen
         if stopped_at is not None:
             return replace(seen, state="Failed", reason=STOPPED, finished_at=stopped_at)
@@ -199,13 +209,29 @@ def has_ended(obj: Object) -> bool:
 
 
 def _ended(obj: Object) -> _Ended | None:
-    """None while it runs. Jobs say Complete, PyTorchJobs Succeeded; both say Failed."""
-    for kind in ("Complete", "Succeeded", "Failed"):
+    """None while it runs. Jobs say Complete, PyTorchJobs Succeeded; both say Failed.
+
+    A Job says FailureTarget first, and Failed when its last pod is gone: with a pod on a lost node, never.
+    """
+    for kind in ("Complete", "Succeeded", "Failed", "FailureTarget"):
         found = condition(obj, kind)
         if found.get("status") == "True":
             at = obj["status"].get("completionTime") or found["lastTransitionTime"]
-            return _Ended(kind != "Failed", seconds(at), found.get("reason", ""), found.get("message", ""))
+            return _Ended(
+                succeeded=kind in ("Complete", "Succeeded"),
+                at=seconds(at),
+                reason=found.get("reason", ""),
+                message=found.get("message", ""),
+                is_settled=kind != "FailureTarget",
+            )
     return None
+
+
+def _container(attempt: Object) -> str:
+    """The container that runs our program: others may have been put beside it, such as a mesh's proxy."""
+    if attempt["kind"] == PYTORCH_JOB.kind:
+        return CONTAINER
+    return str(attempt["spec"]["template"]["spec"]["containers"][0]["name"])
 
 
 def _stopped_at(obj: Object) -> int | None:

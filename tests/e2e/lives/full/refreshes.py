@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lives.clients import Told, pair
+from lives.clients import KINDS, Told, pair
 from lives.place import Object, Place, generate, names
 
 
@@ -20,11 +20,15 @@ class Refreshes:
         Newer items make another generation. No other stack is there when it begins.
         """
         champion: Object = self.place.model("feed")["status"]["champion"]
-        alone = [champion["stack"]]
-        self.place.until("feed", lambda _: self.place.stacks("feed") == alone, "has no stack but its champion's")
+        self.until_alone(champion)
         uri = generate(self.place.path, f"day-{days}", f"--days={days}")
         self.place.patch("feed", {"data": {"uri": uri}, "index": {"refresh": {"revision": f"day-{days}"}}})
         return champion
+
+    def until_alone(self, champion: Object) -> None:
+        """No other stack is left, not even one that drains."""
+        alone = [champion["stack"]]
+        self.place.until("feed", lambda _: self.place.stacks("feed") == alone, "has no stack but its champion's")
 
     def until_indexing(self) -> Object:
         """The candidate, once its index is being built."""
@@ -46,6 +50,7 @@ class Refreshes:
 def were_all_answered(told: dict[str, Told], *champions: Object) -> None:
     """By these champions and nobody else. `told` is what clients.stop() returns."""
     pairs = [pair(champion) for champion in champions]
+    assert set(told) == set(KINDS)
     for kind, seen in told.items():
         print(f"{kind}: {seen.requests} requests, {dict(seen.counts)}", flush=True)
     unexpected = {kind: (found, seen.failures) for kind, seen in told.items() if (found := seen.unexpected(pairs))}

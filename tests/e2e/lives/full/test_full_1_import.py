@@ -43,7 +43,17 @@ def test_mlflow_knows_the_import_as_a_version(imported: Place, tracking: Trackin
     assert found["retrieval.verdict"] == "Promoted"
 
 
-def test_an_image_that_does_not_exist_ends_the_candidate_and_is_named(imported: Place) -> None:
+@pytest.fixture(scope="module")
+def hungry(imported: Place) -> str:
+    """An object whose evaluation has too little memory. It goes its way while others look at the missing image."""
+    little = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "200Mi"}}
+    document = importing("hungry", promotion={"inconclusiveLimit": 2})
+    document["spec"]["evaluation"]["resources"] = little
+    imported.apply(document)
+    return "hungry"
+
+
+def test_an_image_that_does_not_exist_ends_the_candidate_and_is_named(imported: Place, hungry: str) -> None:
     before = imported.model("feed")["status"]["champion"]
     servers = imported.pods("feed", before["stack"])
     assert servers
@@ -77,33 +87,29 @@ def test_the_right_image_goes_on_from_there(imported: Place, clients_image: str)
     imported.retrieve("feed")
 
 
-def test_an_evaluation_without_memory_is_inconclusive_and_says_so(imported: Place) -> None:
-    little = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "200Mi"}}
-    hungry = importing("hungry", promotion={"inconclusiveLimit": 2})
-    hungry["spec"]["evaluation"]["resources"] = little
-    imported.apply(hungry)
-    refused = imported.until("hungry", lambda found: is_true(found, "Stalled"), "is refused", stalled=True)
+def test_an_evaluation_without_memory_is_inconclusive_and_says_so(imported: Place, hungry: str) -> None:
+    refused = imported.until(hungry, lambda found: is_true(found, "Stalled"), "is refused", stalled=True)
     verdict = condition(refused, "Stalled")
     assert verdict["reason"] == "EvaluationFailed", verdict
     assert "memory" in verdict["message"], verdict
     assert "spec.evaluation.resources.limits.memory" in verdict["message"], verdict
     assert refused["status"]["history"][0]["outcome"] == "Inconclusive"
     assert condition(refused, "GatesPassed")["status"] == "Unknown"
-    evaluations = imported.list("jobs", name="hungry", step="eval")
+    evaluations = imported.list("jobs", name=hungry, step="eval")
     assert len(evaluations) == 2, names(evaluations)
 
 
-def test_a_retry_with_more_memory_goes_on_from_there(imported: Place) -> None:
-    kept = {one["metadata"]["uid"] for one in imported.list("jobs", name="hungry")}
-    imported.patch("hungry", {"evaluation": {"resources": {"limits": {"memory": "4Gi"}}}})
-    imported.annotate("hungry", retry="with-more-memory")
+def test_a_retry_with_more_memory_goes_on_from_there(imported: Place, hungry: str) -> None:
+    kept = {one["metadata"]["uid"] for one in imported.list("jobs", name=hungry)}
+    imported.patch(hungry, {"evaluation": {"resources": {"limits": {"memory": "4Gi"}}}})
+    imported.annotate(hungry, retry="with-more-memory")
     handled = lambda found: found["status"].get("handledRetry") == "with-more-memory"  # noqa: E731
-    imported.until("hungry", handled, "tries again", stalled=True)
-    imported.until_promoted("hungry")
-    again = [one for one in imported.list("jobs", name="hungry") if one["metadata"]["uid"] not in kept]
+    imported.until(hungry, handled, "tries again", stalled=True)
+    imported.until_promoted(hungry)
+    again = [one for one in imported.list("jobs", name=hungry) if one["metadata"]["uid"] not in kept]
     steps = sorted(job["metadata"]["labels"]["retrieval-operator.io/step"] for job in again)
     assert steps == ["eval", "index", "verify"], f"what was complete was done again: {steps}"
-    imported.run("delete", "retrievalmodel", "hungry")
+    imported.run("delete", "retrievalmodel", hungry)
 
 
 def _names_the_image(found: Object) -> bool:

@@ -5,26 +5,15 @@ Whatever told them apart by name, label or hash alone would mix them up here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from lives.place import Object, Place, importing, names
+from lives.place import Object, Place, names
 from lives.tracking import Tracking, tags
 
 pytestmark = [pytest.mark.e2e, pytest.mark.e2e_full, pytest.mark.timeout(3600)]
 
 KINDS = ("jobs", "services", "inferenceservices", "poddisruptionbudgets")
-
-
-@pytest.fixture(scope="module")
-def twins(new_import: Callable[[str], Place]) -> tuple[Place, Place]:
-    """Both were created before either was promoted."""
-    east, west = new_import("east"), new_import("west")
-    for place in (east, west):
-        place.apply(importing())
-    for place in (east, west):
-        place.until_promoted("feed")
-    return east, west
 
 
 def test_they_have_the_same_hashes_and_names(twins: tuple[Place, Place]) -> None:

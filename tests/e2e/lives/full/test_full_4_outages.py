@@ -59,6 +59,7 @@ def test_a_rollout_outlives_a_restart_of_the_api_server(
         assert done.returncode == 0, done.stdout + done.stderr
         champion = refreshes.finish(former)
         _is_untouched(before, _children(imported))
+        refreshes.until_alone(champion)  # so that every client has come over
         were_all_answered(clients.stop(), former, champion)
 
 
@@ -74,6 +75,7 @@ def test_an_upgrade_in_mid_rollout_touches_nothing(
             champion = refreshes.finish(former)
             assert champion["generationKey"] == candidate["id"]
             _is_untouched(before, _children(imported))
+        refreshes.until_alone(champion)
         were_all_answered(clients.stop(), former, champion)
 
 
@@ -114,6 +116,7 @@ def _restarts(pod: Object) -> int:
 
 
 def _is_untouched(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert any(name.startswith("jobs/") and "-index-" in name for name in before), "no index was being built"
     others = {name: (before[name], after.get(name)) for name in before if after.get(name) != before[name]}
     # The stable Service's selector is the switch itself.
     others = {name: found for name, found in others.items() if name != "services/feed"}

@@ -20,7 +20,7 @@ def test_an_index_refresh_under_load_fails_no_request(
         champion = refreshes.finish(former)
         switched = time.time()
         assert _trainings(imported) == []
-        imported.until("feed", lambda _: imported.stacks("feed") == [champion["stack"]], "has drained the former stack")
+        refreshes.until_alone(champion)
         told = clients.stop()
     were_all_answered(told, former, champion)
     for kind, seen in told.items():

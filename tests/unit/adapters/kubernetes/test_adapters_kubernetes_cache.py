@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough
 from retrieval_operator.adapters.kubernetes.feed import OPTIONAL, WATCHED, Feed, labels_of
-from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, RETRIEVAL_MODEL, SERVICE, Object
-from retrieval_operator.api.constants import LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY
+from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, POD, RETRIEVAL_MODEL, SERVICE, Object
+from retrieval_operator.adapters.kubernetes.pod_status import first_failure, first_lack, image_digest, is_alive
+from retrieval_operator.adapters.kubernetes.servers import read_servers
+from retrieval_operator.api.constants import LABEL_MANAGED_BY, LABEL_NAME, LABEL_STACK, MANAGED_BY
+from retrieval_operator.api.types import rfc3339
 from retrieval_operator.ports import Retryable
 
 
@@ -82,6 +86,66 @@ def test_who_manages_which_field_is_not_kept() -> None:
     assert found is not None
     assert "managedFields" not in found["metadata"]
     assert "managedFields" in obj["metadata"]
+
+
+def test_what_is_told_of_again_is_back() -> None:
+    """An object whose label is taken off is told as deleted, and as added when it is set again."""
+    cache = Cache()
+    cache.put(JOB, job(1))
+    cache.remove(JOB, job(2))
+    assert cache.put(JOB, job(3))
+    assert cache.get(JOB, "ml", "job") is not None
+
+
+NOW = 1_700_000_000
+POD_METADATA = {
+    "name": "feed-1-train-1-00000",
+    "namespace": "ml",
+    "uid": "p1",
+    "resourceVersion": "1",
+    "creationTimestamp": rfc3339(NOW - 600),
+    "deletionTimestamp": rfc3339(NOW - 300),
+    "labels": {LABEL_NAME: "feed", LABEL_STACK: "s1", LABEL_MANAGED_BY: MANAGED_BY},
+    "annotations": {"kubernetes.io/limit-ranger": "a long sentence"},
+    "ownerReferences": [{"kind": "Job", "name": "feed-1-train-1", "uid": "us"}],
+}
+ENDED = {"terminated": {"exitCode": 65, "reason": "Error", "message": "items: none", "finishedAt": rfc3339(NOW)}}
+WAITING = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}}
+RUNNING = {"running": {"startedAt": rfc3339(NOW)}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"), [("Failed", ENDED), ("Pending", WAITING), ("Running", RUNNING)], ids=["failed", "waits", "runs"]
+)
+def test_of_a_pod_is_kept_what_is_read_and_not_what_it_was_made_from(phase: str, state: Object) -> None:
+    container = {"name": "main", "image": "i:1", "imageID": "i@sha256:1", "restartCount": 1, "state": state}
+    conditions = [{"type": "Ready", "status": "False"}]
+    status = {"phase": phase, "conditions": conditions, "containerStatuses": [container]}
+    spec = {"containers": [{"name": "main", "env": [{"name": "A", "value": "x"}]}]}
+    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": POD_METADATA, "spec": spec, "status": status}
+    cache = Cache()
+    cache.put(POD, whole)
+    (kept,) = cache.children(POD, "us")
+    assert cache.labelled(POD, "ml", "feed") == [kept]
+    assert not {"spec", "annotations"} & (kept.keys() | kept["metadata"].keys())
+    staying = [{**pod, "metadata": without_end(pod)} for pod in (whole, kept)]
+    readers: list[Callable[[Object], Any]] = [
+        lambda pod: pod["metadata"]["labels"],
+        lambda pod: is_alive(pod, NOW, 60),
+        lambda pod: is_alive(pod, NOW, 600),
+        lambda pod: first_failure([pod]),
+        lambda pod: first_lack([pod]),
+        lambda pod: image_digest([pod], "main"),
+        lambda pod: read_servers([pod], {}, NOW),
+    ]
+    for read in readers:
+        assert read(kept) == read(whole)
+        assert read(staying[1]) == read(staying[0])
+
+
+def without_end(pod: Object) -> Object:
+    """Its metadata as long as nobody deletes it."""
+    return {key: value for key, value in pod["metadata"].items() if key != "deletionTimestamp"}
 
 
 EVENTS = st.lists(st.tuples(st.integers(1, 6), st.sampled_from(["u1", "u2"]), st.booleans()), max_size=12)
@@ -192,3 +256,14 @@ def test_only_objects_are_listed_without_our_label() -> None:
     assert labels_of(RETRIEVAL_MODEL) == {}
     assert all(labels_of(kind) == {LABEL_MANAGED_BY: MANAGED_BY} for kind in WATCHED if kind != RETRIEVAL_MODEL)
     assert set(OPTIONAL) < set(WATCHED)
+
+
+@pytest.mark.parametrize("label", ["feed", ""], ids=["ours", "somebody else's"])
+async def test_the_world_of_the_tests_tells_what_a_listing_lists(world: Any, label: str) -> None:
+    """Else a test could pass on a view that no cluster gives."""
+    woken = Woken(world)
+    made = world.put(job(0, label=label))
+    await woken.feed.resync(JOB)
+    assert world.cache.all(JOB) == woken.cache.all(JOB)
+    world.change(JOB, "ml", made["metadata"]["name"], {"metadata": {"labels": None}})
+    assert world.cache.all(JOB) == []

@@ -1,0 +1,38 @@
+"""All of it happens where PodSecurity "restricted" is enforced, so every pod of a life was admitted there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from lives.conftest import DOOMED
+from lives.place import Kubectl, Place
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ENFORCED = "pod-security.kubernetes.io/enforce"
+
+
+def test_every_namespace_with_an_object_enforces_restricted(shared_life: Place, kubectl: Kubectl) -> None:
+    objects = json.loads(kubectl("get", "retrievalmodels", "--all-namespaces", "--output=json"))["items"]
+    lived_in = {one["metadata"]["namespace"] for one in objects} - {DOOMED}
+    assert shared_life.namespace in lived_in
+    for name in lived_in:
+        namespace = json.loads(kubectl("get", "namespace", name, "--output=json"))
+        assert namespace["metadata"]["labels"].get(ENFORCED) == "restricted", name
+
+
+def test_a_pod_that_asks_for_more_is_refused_there(shared_life: Place, cluster: Any, clients_image: str) -> None:
+    command = ["kubectl", "--namespace", shared_life.namespace, "run", "privileged", f"--image={clients_image}"]
+    done = subprocess.run(
+        [*command, "--privileged", "--dry-run=server"],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    assert 'violates PodSecurity "restricted' in done.stderr, done.stderr
