@@ -15,7 +15,8 @@ What ends a pass, and when the next one comes:
 
 (1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
 (2) While the champion does not serve, at plan.requeue_after_s if that is earlier, though not within 5 s: what the plan
-    waits for then is a rollback or a repair, which must not come late because MLflow, say, refuses what it is told.
+    waits for then is a rollback or a repair, which must not come late because MLflow refuses what it is told. What
+    another port refuses is the repair itself: it is backed off.
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ Outcome = Literal["settled", "acted", "repeated", "stale", "delayed", "refused",
 PASS_DEADLINE_S = 300.0
 # How often a champion that does not serve is looked at whatever is refused meanwhile; the bake check's grace is 30 s.
 _SERVING_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """What a port said first that was no success, and whether all other ports did what they were told."""
+
+    error: Retryable | Rejected
+    only_of_registry: bool
 
 
 def ignore_action(_moment: Moment, _action: Action) -> None:
@@ -163,8 +172,9 @@ class Controller:
             await self._ports.models.write_status(model, plan.status)
             record.wrote_status = True
         if trouble is not None:
-            record.error = trouble
-            return PassResult("refused" if isinstance(trouble, Rejected) else "delayed", _at_the_latest(plan))
+            record.error = trouble.error
+            outcome: Outcome = "refused" if isinstance(trouble.error, Rejected) else "delayed"
+            return PassResult(outcome, _at_the_latest(plan) if trouble.only_of_registry else None)
         return self._result(key, plan)
 
     async def _observe(self, model: RetrievalModel) -> Observed:
@@ -207,7 +217,7 @@ class Controller:
 
     async def _perform(
         self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
-    ) -> Retryable | Rejected | None:
+    ) -> _Trouble | None:
         """Perform in order. Returns the first trouble, if the status may be written all the same.
 
         Trouble ends it; trouble of the registry only skips the registry's other actions.
@@ -221,9 +231,9 @@ class Controller:
                 self._registry_views.pop(model.key, None)
             trouble = await self._perform_one(model, action, now, record)
             if trouble is not None and not of_registry:
-                return registry_trouble or trouble
+                return _Trouble(registry_trouble or trouble, only_of_registry=False)
             registry_trouble = registry_trouble or trouble
-        return registry_trouble
+        return _Trouble(registry_trouble, only_of_registry=True) if registry_trouble is not None else None
 
     async def _perform_one(
         self, model: RetrievalModel, action: Action, now: int, record: PassRecord

@@ -406,7 +406,10 @@ class Rollback(Manifest):
 class RetrievalModelSpec(Manifest):
     """What one retrieval system is made from, and what it must prove before it serves."""
 
-    suspend: bool = Field(default=False, description="suspend stops new work; the champion keeps serving.")
+    suspend: bool = Field(
+        default=False,
+        description="suspend stops new work; the champion keeps serving, and a rollback that is asked for is made.",
+    )
     storage: Storage
     data: Data
     model: Model

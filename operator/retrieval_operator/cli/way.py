@@ -9,6 +9,7 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, CandidateKind, Step
 from retrieval_operator.cli.words import clock_time
+from retrieval_operator.domain.candidates import rests
 from retrieval_operator.domain.schedule import next_slot_at
 
 NAMES: Mapping[Step, str] = {
@@ -73,7 +74,7 @@ def _held_up(model: RetrievalModel, conditions: Mapping[ConditionType, Condition
     if stalled is not None:
         remedy = "" if stalled.reason in _WITH_REMEDY else "; change the spec, or ask for a retry"
         return f"a person has to act: {stalled.message}{remedy}"
-    if model.spec.suspend:
+    if rests(model.spec, model.status.candidate):
         return "it is suspended: no new work is started, the champion keeps serving"
     missing = conditions.get(ConditionType.DEPENDENCIES_READY)
     is_missing = missing is not None and missing.status == "False"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION, TAG_SLOT
+from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
@@ -183,14 +184,19 @@ def may_begin(context: Context, wish: Wanted) -> bool:
 
     Nor while suspended, or while something is missing that the work needs; a way back is tried all the same.
     """
-    if wish.refused or is_held(context, wish.kind):
-        return False
-    return wish.kind is CandidateKind.ROLLBACK or not (context.missing or is_unknown(context, wish.id))
+    if wish.refused or wish.kind is CandidateKind.ROLLBACK:
+        return not wish.refused
+    return not (context.spec.suspend or context.missing or is_unknown(context, wish.id))
 
 
-def is_held(context: Context, kind: CandidateKind) -> bool:
-    """Whether `spec.suspend` holds it back. It never holds back a person's way to a former stack."""
-    return context.spec.suspend and kind is not CandidateKind.ROLLBACK
+def may_begin_by_itself(context: Context, wish: Wanted) -> bool:
+    """Whether it only waits for something that nothing tells us of: MLflow, a claim, a name that somebody else has."""
+    return not (wish.refused or context.spec.suspend) and (context.registry is None or bool(context.missing))
+
+
+def rests(spec: RetrievalModelSpec, candidate: Candidate | None) -> bool:
+    """Whether `suspend` holds all work. It never holds back a person's way to a former stack."""
+    return spec.suspend and (candidate is None or candidate.kind is not CandidateKind.ROLLBACK)
 
 
 def is_still_wanted(context: Context, candidate: Candidate, wish: Wanted | None) -> bool:

@@ -270,7 +270,7 @@ def regained_traffic(context: Context) -> tuple[Action, ...]:
     stack = context.observed.stacks.get(champion.stack)
     if stack is None or not stack.complete or not stack.is_ready:
         return ()  # it is kept, or made again, by `upkeep`
-    message = f"the object's stable address (its Service) was gone: traffic goes to stack {champion.stack} again"
+    message = f"the object's stable address was gone: traffic goes to stack {champion.stack} again"
     switch = SwitchTraffic(record=record_of_champion(champion), observed_version=traffic.version)
     return (switch, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message))
 
@@ -282,8 +282,8 @@ def failed_bake_check(context: Context, champion: Champion) -> str:
     stack = context.observed.stacks.get(champion.stack)
     if stack is not None and stack.failed:
         return f"its servers failed: {stack.failed}"
-    if stack is not None and stack.is_ready:
-        return ""
+    if (stack is not None and stack.is_ready) or context.observed.traffic.live is None:
+        return ""  # that its address is gone is not the champion's fault
     since = _not_ready_since(context)
     if since is not None and context.now - since >= BAKE_GRACE_S:
         return f"not ready for {context.now - since} s"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, Step
-from retrieval_operator.domain.candidates import Wanted, is_held, training_slot
+from retrieval_operator.domain.candidates import Wanted, rests, training_slot
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import newest
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
@@ -105,7 +105,7 @@ def _ready(context: Context, found: Found) -> _Said:
     if found.champion is None:
         return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
     if context.observed.traffic.live is None:
-        message = f"nothing points at stack {found.champion.stack}: the object's stable address (its Service) is gone"
+        message = f"no stable address of the object is seen that points at stack {found.champion.stack}"
         return _Said("False", Reason.CHAMPION_NOT_READY, message)
     stack = context.observed.stacks.get(found.champion.stack)
     if stack is not None and stack.is_ready:
@@ -224,7 +224,7 @@ def phase(context: Context, found: Found) -> str:
         return "Deleting"
     if found.stalled is not None or (found.candidate is None and found.wish is not None and found.wish.refused):
         return "Stalled"
-    if context.spec.suspend and (found.candidate is None or is_held(context, found.candidate.kind)):
+    if rests(context.spec, found.candidate):
         return "Suspended"
     if found.candidate is not None:
         return found.candidate.step.value

@@ -90,7 +90,7 @@ def _forward(context: Context, done: _Pass) -> Plan:
     done = _chosen(context, done)
     if done.candidate is None:
         return _plan(context, done)
-    if candidates.is_held(context, done.candidate.kind):
+    if candidates.rests(context.spec, done.candidate):
         since = done.candidate.blocked_since or context.now
         return _plan(context, replace(done, candidate=with_facts(done.candidate, blocked_since=since)))
     if collection.is_in_the_way(context):
@@ -142,7 +142,8 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
     if candidate is None and wish is not None and candidates.may_begin(context, wish):
         candidate = candidates.new_candidate(context, wish, history)
     waits = wish if candidate is None else None
-    requeue = _IN_FLIGHT_REQUEUE_S if waits is not None and context.registry is None else None
+    looks_again = waits is not None and candidates.may_begin_by_itself(context, waits)
+    requeue = _IN_FLIGHT_REQUEUE_S if looks_again else None
     return replace(
         done, history=history, candidate=candidate, wish=waits, actions=actions, slots=taken, requeue_after_s=requeue
     )
@@ -300,7 +301,7 @@ def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...
 
 
 def _why(found: Found, context: Context) -> str:
-    if context.spec.suspend and (found.candidate is None or candidates.is_held(context, found.candidate.kind)):
+    if candidates.rests(context.spec, found.candidate):
         return "suspended: no new work is started"
     if found.stalled is not None:
         return found.stalled[1]

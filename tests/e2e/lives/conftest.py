@@ -63,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[index] = item
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Failures are told at once: a run that is out of time does not live to print its summary."""
+    if report.failed:
+        print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}", flush=True)
+
+
 def _line(item: pytest.Item) -> int:
     return item.location[1] or 0
 
@@ -118,12 +124,17 @@ def volume(cluster: Any, kubectl: Kubectl) -> Iterator[Callable[[str, str], Path
 
     yield make
     if not KEEP:
-        # The namespaces go all at once, and nothing may write here any more.
         for namespace, _claim in made:
-            kubectl("wait", "--for=delete", f"namespace/{namespace}", f"--timeout={WAIT_S}s")
-        for namespace, claim in made:
-            kubectl("delete", "persistentvolume", _volume_name(namespace, claim), "--wait=false")
-        shutil.rmtree(home)
+            end(kubectl, namespace)
+        try:
+            # They go all at once, and nothing may write here any more.
+            for namespace, _claim in made:
+                wait = ("wait", "--for=delete", f"namespace/{namespace}", f"--timeout={WAIT_S}s")
+                kubectl(*wait, timeout_s=WAIT_S + 30)
+        finally:
+            for namespace, claim in made:
+                kubectl("delete", "persistentvolume", _volume_name(namespace, claim), "--wait=false")
+            shutil.rmtree(home)
 
 
 def _volume_name(namespace: str, claim: str) -> str:

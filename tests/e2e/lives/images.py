@@ -75,8 +75,7 @@ def prepare() -> Path:
     """Build what is missing and write it in the form that `provide` gives to the node; the directory (7 GB)."""
     names, prepared = build(), _HOME / f"{_PREPARED}{tag()}"
     if not prepared.exists():
-        for older in _HOME.glob(f"{_PREPARED}*"):
-            shutil.rmtree(older)
+        _remove_prepared()
         begun = _HOME / f"{_PREPARED}begun"
         _write_layout(begun, names)
         begun.rename(prepared)
@@ -87,10 +86,14 @@ def provide(layout: Layout) -> str:
     """Build and load what is missing; the tag of the images, whose names begin with PREFIX."""
     wanted = tag()
     if not set(_names(wanted)) <= set(containerd(layout, "images", "list", "--quiet").split()):
-        prepared = prepare()
-        _load(layout, prepared)
-        shutil.rmtree(prepared)
+        _load(layout, prepare())
+    _remove_prepared()
     return wanted
+
+
+def _remove_prepared() -> None:
+    for directory in _HOME.glob(f"{_PREPARED}*"):
+        shutil.rmtree(directory)
 
 
 def _names(wanted: str) -> list[str]:

@@ -56,7 +56,7 @@ def test_a_service_deleted_by_hand_comes_back_and_nothing_else_happens(shared_li
     assert shared_life.pods("feed", before["champion"]["stack"]) == servers
     changed = children(shared_life).items() - children_before.items()
     assert [name for name, _uid in changed] == ["Service feed"]
-    assert any("its Service" in message for message in shared_life.events("feed", "StackRepaired"))
+    assert any("stable address was gone" in message for message in shared_life.events("feed", "StackRepaired"))
 
 
 @pytest.fixture(scope="module")

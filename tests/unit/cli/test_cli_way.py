@@ -126,6 +126,11 @@ def at(model: RetrievalModel, step: Step) -> RetrievalModel:
     return with_status_of(model, candidate=model.status.candidate.model_copy(update={"step": step}), conditions=[])
 
 
+def going_back(model: RetrievalModel) -> RetrievalModel:
+    assert model.status.candidate is not None
+    return with_status_of(model, candidate=model.status.candidate.model_copy(update={"kind": CandidateKind.ROLLBACK}))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -144,6 +149,10 @@ def at(model: RetrievalModel, step: Step) -> RetrievalModel:
         (
             lambda m, _: with_spec(m, suspend=True),
             "it is suspended: no new work is started, the champion keeps serving",
+        ),
+        (
+            lambda m, _: going_back(with_spec(at(m, Step.DEPLOYING), suspend=True)),
+            "Stack, then Promotion",
         ),
         (lambda m, _: quiet(m, PROMOTED), "nothing, until something is changed"),
         (baking, "until 2023-11-14 22:14:20Z a failed check rolls back"),

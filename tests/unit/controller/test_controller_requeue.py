@@ -128,6 +128,12 @@ def test_how_long_a_back_off_may_be_while_the_champion_does_not_serve(
     assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
 
 
+def test_the_repair_itself_is_backed_off_when_it_is_refused(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
+    world.failures["workloads.stop"] = Rejected("never")
+    plan = a_plan(STOP, status=NOT_READY, requeue=5)
+    assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(BACKED_OFF)
+
+
 def test_a_pass_that_repeats_itself_is_followed_in_time_too(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
     plan = a_plan(STOP, status=NOT_READY, requeue=5)
     assert passes(in_virtual_time, world, [plan], until_s=24) == pytest.approx([0, 0, 1, 3, 7, 12, 17, 22])

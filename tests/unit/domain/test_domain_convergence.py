@@ -79,6 +79,13 @@ def disturbed(model: RetrievalModel, world: World, plan_of_trouble: list[Disturb
     return model
 
 
+def asked_for_more(make: Callable[..., RetrievalModel], world: World) -> tuple[RetrievalModel, str]:
+    """An object with a champion that asks for a second revision; the champion's stack."""
+    first = run_until_settled(make(), world)[-1][1]
+    assert world.traffic.live is not None
+    return make({"spec.data.revision": "2"}, status=first.status, generation=2), world.traffic.live.stack
+
+
 def work_of(world: World) -> Counter[str]:
     """How many attempts were started at each piece of work."""
     return Counter(f"{spec.step}:{spec.key}" for spec in world.specs.values())
@@ -107,11 +114,7 @@ def test_a_second_revision_takes_over_whatever_happens_and_the_champion_serves_a
     make: Callable[..., RetrievalModel], trouble: list[Disturbance]
 ) -> None:
     world = World()
-    first = run_until_settled(make(), world)[-1][1]
-    assert world.traffic.live is not None
-    former = world.traffic.live.stack
-    model = make({"spec.data.revision": "2"}, status=first.status, generation=2)
-
+    model, former = asked_for_more(make, world)
     model = disturbed(model, world, trouble)
     final, _ = run_until_settled(model, world, passes=SETTLED_BY)[-1]
 
@@ -128,11 +131,7 @@ def test_a_stable_service_deleted_at_any_moment_costs_no_stack_no_work_and_no_ve
     make: Callable[..., RetrievalModel], trouble: list[Disturbance]
 ) -> None:
     world = World()
-    first = run_until_settled(make(), world)[-1][1]
-    assert world.traffic.live is not None
-    former = world.traffic.live.stack
-    model = make({"spec.data.revision": "2"}, status=first.status, generation=2)
-
+    model, former = asked_for_more(make, world)
     model = disturbed(model, world, trouble)
     final, plan = run_until_settled(model, world, passes=SETTLED_BY)[-1]
 

@@ -45,6 +45,7 @@ def test_what_is_wanted_does_not_begin_and_says_why_until_it_is_mended(make: Mak
     assert condition(plan.status, ConditionType.DEPENDENCIES_READY) == ("False", "DependencyMissing")
     assert condition(plan.status, ConditionType.PROMOTED) == ("False", "DependencyMissing")
     assert "torch not installed" in plan.why
+    assert plan.requeue_after_s, "nobody tells us when it is there"
     world.problems = ()
     assert run_until_settled(model, world)[-1][1].status.phase == "Live"
 

@@ -321,3 +321,18 @@ def test_an_object_being_deleted_gets_no_traffic_again(make: Make, step: Call, l
     assert world.traffic.live is None
     assert world.stacks == {}
     assert world.finalizer is False
+
+
+def test_a_baking_champion_is_not_blamed_for_an_address_that_is_lost_again_and_again(
+    step: Call, second_life: Call
+) -> None:
+    world = World()
+    model = second_life(world)
+    stack = live_stack(world)
+    for _ in range(5):
+        lose_the_traffic(world)
+        model, _ = step(model, world, seconds=10)
+        assert live_stack(world) == stack
+    lose_the_traffic(world)
+    world.stacks[stack] = replace(world.stacks[stack], ready_replicas=0)
+    assert switches(next_plan(model, world)) == []

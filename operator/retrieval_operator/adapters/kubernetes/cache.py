@@ -80,13 +80,13 @@ class Cache:
         return True
 
     def remove(self, kind: Kind, obj: Object) -> bool:
-        """The object is gone. Returns whether it was known; a successor of the same name stays."""
-        uid = obj["metadata"]["uid"]
-        self._removed[uid] = int(obj["metadata"]["resourceVersion"])
+        """The object is gone. Returns whether it was known; a newer one, or a successor of the same name, stays."""
+        uid, version = obj["metadata"]["uid"], int(obj["metadata"]["resourceVersion"])
+        self._removed[uid] = max(version, self._removed.get(uid, -1))
         while len(self._removed) > _REMOVED_KEPT:
             self._removed.popitem(last=False)
         known = self._objects[kind].get(_name(obj))
-        if known is None or known["metadata"]["uid"] != uid:
+        if known is None or known["metadata"]["uid"] != uid or int(known["metadata"]["resourceVersion"]) > version:
             return False
         del self._objects[kind][_name(obj)]
         self._unlink(kind, known)

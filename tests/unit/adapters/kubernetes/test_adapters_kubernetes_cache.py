@@ -45,6 +45,18 @@ def test_a_late_answer_does_not_bring_back_what_is_gone() -> None:
     assert cache.get(JOB, "ml", "job") is None
 
 
+def test_an_older_end_undoes_nothing_that_was_told_since() -> None:
+    """A listing repeats what it saw before the watch told more."""
+    cache = Cache()
+    cache.put(JOB, job(10))
+    cache.remove(JOB, job(12))
+    assert not cache.remove(JOB, job(10))
+    assert not cache.put(JOB, job(11)), "a late answer"
+    assert cache.put(JOB, job(13)), "its label was set again"
+    assert not cache.remove(JOB, job(10))
+    assert cache.get(JOB, "ml", "job") == job(13)
+
+
 def test_the_end_of_a_predecessor_does_not_remove_its_successor() -> None:
     cache = Cache()
     cache.put(JOB, job(1, uid="before"))
