@@ -55,12 +55,11 @@ MILESTONES = ("TrainingSucceeded", "ModelRegistered", "GatesPassed", "IndexReady
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Stories are told in their order, for one life is shared by several; those of `full` after the others."""
+    """Stories are told in their order and without a break, for one life is shared by several; `full` comes last."""
     here = Path(__file__).parent
-    places = [index for index, item in enumerate(items) if item.path.is_relative_to(here)]
-    told = sorted((items[index] for index in places), key=lambda item: (item.path.parent, item.path.name, _line(item)))
-    for index, item in zip(places, told, strict=True):
-        items[index] = item
+    told = [item for item in items if item.path.is_relative_to(here)]
+    told.sort(key=lambda item: (item.path.parent, item.path.name, _line(item)))
+    items[:] = [*(item for item in items if item not in told), *told]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
