@@ -68,7 +68,7 @@ e2e: environment ## All tests that need a Kubernetes, the stories of `make smoke
 	$(RUN) -m pytest tests/e2e -m "e2e and not e2e_full" -rs $(ARGS)
 
 .PHONY: e2e-full
-e2e-full: environment ## The same with what goes wrong in clusters: more than an hour on two cores
+e2e-full: environment ## The same with what goes wrong in clusters: three quarters of an hour on two cores
 	$(RUN) -m pytest tests/e2e -m e2e -rs -s --durations=40 $(ARGS)
 
 .PHONY: crds
