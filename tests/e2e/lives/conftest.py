@@ -245,6 +245,10 @@ def new_place(kubectl: Kubectl, feed: Place, tag: str, volume: Any) -> Iterator[
     for place in made:
         keep_evidence(kubectl, place.namespace)
         end(kubectl, place.namespace)
+        if KEEP:  # only what is installed and `feed` are kept
+            kubectl("delete", "namespace", place.namespace, "--ignore-not-found")
+            kubectl("delete", "persistentvolume", _volume_name(place.namespace, "retrieval"))
+            shutil.rmtree(place.path)
 
 
 @pytest.fixture(scope="session")
