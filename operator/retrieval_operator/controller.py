@@ -128,10 +128,8 @@ class Controller:
                     result = PassResult("gone")
             except Stale as error:
                 result, record.error = PassResult("stale"), error
-            except Retryable as error:
-                result, record.error = PassResult("delayed"), error
-            except Rejected as error:
-                result, record.error = PassResult("refused"), error
+            except (Retryable, Rejected) as error:
+                result, record.error = _troubled(error), error
             except Exception as error:  # the boundary: one object's defect must not end the control plane
                 result, record.error = PassResult("crashed"), error
             if result.outcome == "gone":
@@ -173,8 +171,7 @@ class Controller:
             record.wrote_status = True
         if trouble is not None:
             record.error = trouble.error
-            outcome: Outcome = "refused" if isinstance(trouble.error, Rejected) else "delayed"
-            return PassResult(outcome, _at_the_latest(plan) if trouble.only_of_registry else None)
+            return _troubled(trouble.error, _at_the_latest(plan) if trouble.only_of_registry else None)
         return self._result(key, plan)
 
     async def _observe(self, model: RetrievalModel) -> Observed:
@@ -263,6 +260,11 @@ class Controller:
     def _forget(self, key: str) -> None:
         self._registry_views.pop(key, None)
         self._last_actions.pop(key, None)
+
+
+def _troubled(error: Retryable | Rejected, at_the_latest: float | None = None) -> PassResult:
+    """Of a pass that a port kept from its end."""
+    return PassResult("refused" if isinstance(error, Rejected) else "delayed", at_the_latest)
 
 
 def _at_the_latest(plan: Plan) -> float | None:

@@ -184,9 +184,9 @@ def may_begin(context: Context, wish: Wanted) -> bool:
 
     Nor while suspended, or while something is missing that the work needs; a way back is tried all the same.
     """
-    if wish.refused or wish.kind is CandidateKind.ROLLBACK:
+    if wish.kind is CandidateKind.ROLLBACK:
         return not wish.refused
-    return not (context.spec.suspend or context.missing or is_unknown(context, wish.id))
+    return not (wish.refused or context.spec.suspend or context.missing or is_unknown(context, wish.id))
 
 
 def may_begin_by_itself(context: Context, wish: Wanted) -> bool:

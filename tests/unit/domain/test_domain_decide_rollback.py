@@ -146,13 +146,18 @@ def test_a_serving_spec_that_was_gone_back_from_is_not_tried_under_an_older_stac
     assert model.status.candidate is None
 
 
-def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, second_life: Call) -> None:
-    world = World()
-    model = second_life(world)
-    _newer, older = world.traffic.live.stack, world.traffic.previous  # type: ignore[union-attr]
+def after_the_window(model: RetrievalModel, world: World) -> tuple[RetrievalModel, str]:
+    """The object once its rollback window is over, and the stack that was live before, which is gone."""
+    older = world.traffic.previous
     world.tick(10_000)
     model = with_status(model, run_until_settled(model, world)[-1][1].status)
     assert older not in world.stacks
+    return model, older
+
+
+def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, second_life: Call) -> None:
+    world = World()
+    model, older = after_the_window(second_life(world), world)
     asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
     asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)
     final = run_until_settled(asking, world)[-1][1]
@@ -162,11 +167,7 @@ def test_a_rollback_reaches_a_stack_that_was_already_collected(make: Make, secon
 
 def test_a_suspended_object_goes_back_too_even_to_a_stack_whose_servers_are_gone(make: Make, second_life: Call) -> None:
     world = SlowStacks()
-    model = second_life(world)
-    older = world.traffic.previous
-    world.tick(10_000)
-    model = with_status(model, run_until_settled(model, world)[-1][1].status)
-    assert older not in world.stacks
+    model, older = after_the_window(second_life(world), world)
     asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
     changes = {"spec.data.revision": "3", "spec.suspend": True}
     passes = run_until_settled(make(changes, status=model.status, generation=2, annotations=asked), world)
@@ -199,10 +200,7 @@ class SlowStacks(World):
 
 def test_a_rollback_to_a_collected_stack_waits_for_its_server(make: Make, second_life: Call) -> None:
     world = SlowStacks()
-    model = second_life(world)
-    older = world.traffic.previous
-    world.tick(10_000)
-    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    model, older = after_the_window(second_life(world), world)
     asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{older}"}
     created = len(world.created)
     asking = make({"spec.data.revision": "2"}, status=model.status, generation=2, annotations=asked)

@@ -82,21 +82,29 @@ def model(make: Callable[..., RetrievalModel]) -> RetrievalModel:
     return make()
 
 
+RECORD = StackRecord(
+    stack="s-1",
+    bundle_id="b-1",
+    bundle_uri="/storage/b",
+    generation_id="g-1",
+    generation_uri="/storage/g",
+    generation_key="89abcdef",
+    serving_hash="h",
+    revision="01234567",
+    data_uri="/storage/data",
+)
+
+
+@pytest.fixture
+def record() -> StackRecord:
+    """Of a stack that these steps led to."""
+    return RECORD
+
+
 def work_of(model: RetrievalModel) -> Mapping[str, WorkloadSpec]:
     """A first attempt at every step, as the domain asks for it."""
     serving = WorkloadStep.INDEX_SERVING
     inputs = {"key": "89abcdef", "bundle_id": "b-1", "bundle": "/storage/b", "data_uri": "/storage/data"}
-    record = StackRecord(
-        stack="s-1",
-        bundle_id="b-1",
-        bundle_uri="/storage/b",
-        generation_id="g-1",
-        generation_uri="/storage/g",
-        generation_key="89abcdef",
-        serving_hash="h",
-        revision="01234567",
-        data_uri="/storage/data",
-    )
     encode = commands.encode(model, serving, **inputs)
     stacks = {"candidate": ("/storage/b", "/storage/g"), "champion": None}
     address = "http://feed-s-1.search.svc:8080"
@@ -104,7 +112,7 @@ def work_of(model: RetrievalModel) -> Mapping[str, WorkloadSpec]:
         "train": commands.train(model, revision="01234567", data_uri="/storage/data"),
         "index": commands.index(model, serving, **inputs),
         "evaluate": commands.evaluate(model, key="89abcdef", data_uri="/storage/data", **stacks),
-        "verify": commands.verify(model, key="89abcdef", record=record, address=address),
+        "verify": commands.verify(model, key="89abcdef", record=RECORD, address=address),
     }
     reporting = {step: replace(spec, run_id="run-1") for step, spec in work.items()}
     removal = commands.collect(model, key="89abcdef", attempt=1, names=["indexes/89abcdef"])

@@ -18,7 +18,6 @@ from retrieval_operator.adapters.kubernetes.kinds import (
 )
 from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
 from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
-from retrieval_operator.api.status import StackRecord
 from retrieval_operator.ports import Rejected
 
 JOB_NAME = "feed-89abcdef-index-1"
@@ -348,25 +347,15 @@ async def test_an_operator_that_may_not_see_services_takes_the_address_for_free(
     assert await told(surroundings, model) == {}
 
 
-RECORD = StackRecord(
-    stack="s-1",
-    bundle_id="b-1",
-    bundle_uri="/storage/b",
-    generation_id="g-1",
-    generation_uri="/storage/g",
-    generation_key="89abcdef",
-    serving_hash="h",
-    revision="01234567",
-)
 MULTI_ATTACH = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) feed-s-0-predictor-1'
 MISSING = 'MountVolume.SetUp failed for volume "certificates": secret "certificates" not found'
 
 
 @pytest.fixture
-async def server(world, model, now, claims) -> str:
+async def server(world, model, record, now, claims) -> str:
     """A pod of a stack that waits for its volumes."""
     stacks = KubernetesStacks(world.api, world.cache, lambda: now[0], images={"encoderServer": "server:1"})
-    await stacks.create(model, RECORD, 1)
+    await stacks.create(model, record, 1)
     (pod,) = world.add_predictor_pods("search", "feed-s-1", 1)
     world.set_status(POD, "search", pod, waits("ContainerCreating"))
     return pod

@@ -81,12 +81,13 @@ class Cache:
 
     def remove(self, kind: Kind, obj: Object) -> bool:
         """The object is gone. Returns whether it was known; a newer one, or a successor of the same name, stays."""
-        uid, version = obj["metadata"]["uid"], int(obj["metadata"]["resourceVersion"])
-        self._removed[uid] = max(version, self._removed.get(uid, -1))
+        metadata = obj["metadata"]
+        uid = metadata["uid"]
+        self._removed[uid] = max(int(metadata["resourceVersion"]), self._removed.get(uid, -1))
         while len(self._removed) > _REMOVED_KEPT:
             self._removed.popitem(last=False)
         known = self._objects[kind].get(_name(obj))
-        if known is None or known["metadata"]["uid"] != uid or int(known["metadata"]["resourceVersion"]) > version:
+        if known is None or known["metadata"]["uid"] != uid or _is_newer(known["metadata"], metadata):
             return False
         del self._objects[kind][_name(obj)]
         self._unlink(kind, known)
@@ -159,8 +160,10 @@ def _kept(kind: Kind, obj: Object) -> Object:
     as long as their Job's, only what they are and how they are is read: what they were made from, the Job says.
     """
     unread = {"managedFields", "annotations"} if kind == POD else {"managedFields"}
-    metadata = {key: value for key, value in obj["metadata"].items() if key not in unread}
-    return {key: value for key, value in {**obj, "metadata": metadata}.items() if kind != POD or key != "spec"}
+    kept = {**obj, "metadata": {key: value for key, value in obj["metadata"].items() if key not in unread}}
+    if kind == POD:
+        kept.pop("spec", None)
+    return kept
 
 
 def _name(obj: Object) -> tuple[str, str]:

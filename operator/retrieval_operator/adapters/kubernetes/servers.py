@@ -5,11 +5,13 @@ KServe's own Ready is not asked: it is not generation-aware, and False during a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from retrieval_operator.adapters.kubernetes.cache import Cache
 from retrieval_operator.adapters.kubernetes.children import seconds
-from retrieval_operator.adapters.kubernetes.kinds import Object
+from retrieval_operator.adapters.kubernetes.kinds import POD, Object
 from retrieval_operator.adapters.kubernetes.pod_status import (
     condition,
     container_failure,
@@ -17,7 +19,8 @@ from retrieval_operator.adapters.kubernetes.pod_status import (
     first_lack,
     one_line,
 )
-from retrieval_operator.api.constants import FINAL_EXIT_CODES
+from retrieval_operator.api.constants import FINAL_EXIT_CODES, LABEL_STACK
+from retrieval_operator.api.objects import RetrievalModel
 
 # As often as on one machine: five starts. The kubelet's back-off makes them last about 150 s.
 _RESTARTS_LIMIT = 4
@@ -27,6 +30,17 @@ _GRACE_S = 60
 # Reasons of PredictorReady: the ReplicaSet may not make pods (quota, PodSecurity), or KServe not the Deployment.
 _REFUSED = frozenset({"FailedCreate", "ReconcileFailed"})
 _WORDS_MAX_CHARS = 256  # of a program's last words: they share a sentence with how it ended
+
+
+def pods_by_stack(cache: Cache, model: RetrievalModel) -> Mapping[str, Sequence[Object]]:
+    """The pods of the object's servers; none for a stack without any.
+
+    Their owner is a ReplicaSet, which is not watched, so they are found as Services find them.
+    """
+    found: dict[str, list[Object]] = defaultdict(list)
+    for pod in cache.labelled(POD, model.metadata.namespace, model.metadata.name):
+        found[pod["metadata"]["labels"].get(LABEL_STACK, "")].append(pod)
+    return found
 
 
 @dataclass(frozen=True)

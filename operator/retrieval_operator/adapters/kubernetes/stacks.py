@@ -6,7 +6,6 @@ a creation or removal that was cut shows as a stack that is not `complete`, and 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from retrieval_operator.adapters.kubernetes import children, services
@@ -21,16 +20,15 @@ from retrieval_operator.adapters.kubernetes.inference_service import (
 )
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
-    POD,
     POD_DISRUPTION_BUDGET,
     SERVICE,
     Kind,
     Object,
 )
 from retrieval_operator.adapters.kubernetes.pod_status import image_digest
-from retrieval_operator.adapters.kubernetes.servers import Servers, read_servers
+from retrieval_operator.adapters.kubernetes.servers import Servers, pods_by_stack, read_servers
 from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
-from retrieval_operator.api.constants import LABEL_NAME, LABEL_STACK
+from retrieval_operator.api.constants import LABEL_STACK
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.observed import StackObserved
@@ -52,7 +50,7 @@ class KubernetesStacks:
 
     async def observe(self, model: RetrievalModel) -> Mapping[str, StackObserved]:
         parts = [self._by_stack(model, kind) for kind in _PARTS]
-        pods = self._pods(model)
+        pods = pods_by_stack(self._cache, model)
         return {
             stack: self._observed(service, [found.get(stack) for found in parts], pods[stack])
             for stack, service in parts[0].items()
@@ -95,16 +93,6 @@ class KubernetesStacks:
         owned = self._cache.children(kind, model.metadata.uid)
         labelled = ((obj["metadata"].get("labels", {}).get(LABEL_STACK), obj) for obj in owned)
         return {stack: obj for stack, obj in labelled if stack}
-
-    def _pods(self, model: RetrievalModel) -> Mapping[str, Sequence[Object]]:
-        """By stack. Their owner is a ReplicaSet, which is not watched, so they are found as Services find them."""
-        found: dict[str, list[Object]] = defaultdict(list)
-        whose = (model.metadata.namespace, model.metadata.name)
-        for pod in self._cache.all(POD):
-            labels = pod["metadata"].get("labels", {})
-            if (pod["metadata"]["namespace"], labels.get(LABEL_NAME)) == whose:
-                found[labels.get(LABEL_STACK, "")].append(pod)
-        return found
 
     def _observed(self, service: Object, parts: Sequence[Object | None], pods: Sequence[Object]) -> StackObserved:
         server = parts[-1]

@@ -37,6 +37,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
 from retrieval_operator.adapters.kubernetes.pod_status import containers, first_lack
 from retrieval_operator.adapters.kubernetes.pods import storage_problem
 from retrieval_operator.adapters.kubernetes.refusals import refusals
+from retrieval_operator.adapters.kubernetes.servers import pods_by_stack
 from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
 from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_pytorch_job
 from retrieval_operator.api.constants import LABEL_STACK
@@ -139,7 +140,7 @@ class KubernetesSurroundings:
     async def _refused(self, model: RetrievalModel) -> list[Problem]:
         """What the events say of pods that are not made, or do not start, for too long."""
         stuck = {uid: attempt for attempt in self._under_way(model) for uid in self._stuck(attempt)}
-        stuck |= {uid: server for server in self._servers(model) for uid in self._creating(self._pods(model, server))}
+        stuck |= {uid: server for server, pods in self._servers(model) for uid in self._creating(pods)}
         if not stuck:
             return []
         namespace = model.metadata.namespace
@@ -154,19 +155,12 @@ class KubernetesSurroundings:
                 if not (has_ended(attempt) or policy.get("suspend")):
                     yield attempt
 
-    def _servers(self, model: RetrievalModel) -> Iterator[Object]:
-        """The InferenceServices of stacks that stay."""
-        for server in self._cache.children(INFERENCE_SERVICE, model.metadata.uid):
-            if "deletionTimestamp" not in server["metadata"]:
-                yield server
-
-    def _pods(self, model: RetrievalModel, server: Object) -> Iterator[Object]:
-        """The pods of a stack that stay."""
-        stack = server["metadata"].get("labels", {}).get(LABEL_STACK, "")
-        for pod in self._cache.labelled(POD, model.metadata.namespace, model.metadata.name):
-            metadata = pod["metadata"]
-            if metadata["labels"].get(LABEL_STACK) == stack and "deletionTimestamp" not in metadata:
-                yield pod
+    def _servers(self, model: RetrievalModel) -> Iterator[tuple[Object, Iterable[Object]]]:
+        """The InferenceServices of stacks that stay, each with those of its pods that do."""
+        pods = pods_by_stack(self._cache, model)
+        for server in filter(_stays, self._cache.children(INFERENCE_SERVICE, model.metadata.uid)):
+            stack = server["metadata"].get("labels", {}).get(LABEL_STACK)
+            yield server, filter(_stays, pods.get(stack, ()))
 
     def _stuck(self, attempt: Object) -> Iterator[str]:
         """UIDs of what events could explain: the attempt, when pods are missing; pods that wait for their volumes."""
@@ -221,6 +215,10 @@ def _claim_problem(what: str, claim: Object | None) -> Problem | None:
     if claim.get("status", {}).get("phase") == "Lost":
         return Problem(dependency="storage", message=f"{what} has lost its volume; restore it or name another one")
     return None
+
+
+def _stays(obj: Object) -> bool:
+    return "deletionTimestamp" not in obj["metadata"]
 
 
 def _wanted_pods(attempt: Object) -> int:
