@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from typing import Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from retrieval_core.errors import BadInput, TemporarilyUnavailable
+from retrieval_core.errors import BadInput, StorageFailed, TemporarilyUnavailable
 
 CACHE_VARIABLE = "RETRIEVAL_CACHE_DIR"
 
@@ -128,6 +129,24 @@ def publish(directory: Path, uri: str, last: str) -> None:
             else:
                 filesystem.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
                 filesystem.put_file(str(directory / name), f"{target}/{name}")
+
+
+def require_writable(uri: str) -> None:
+    """Write, read and remove a small file in the directory at `uri`, before work of hours whose result goes there.
+
+    A directory that is empty afterwards is removed. Raises BadInput when access is denied, StorageFailed when the file
+    reads as something else, TemporarilyUnavailable when the storage fails.
+    """
+    filesystem, path = _filesystem(uri)
+    name, content = f"{path}/.trial-{secrets.token_hex(8)}", secrets.token_bytes(16)
+    with _storage_errors(uri):
+        filesystem.makedirs(path, exist_ok=True)
+        filesystem.pipe_file(name, content)
+        found = filesystem.cat_file(name)
+        filesystem.rm_file(name)
+    remove_empty_directory(uri)
+    if found != content:
+        raise StorageFailed(f"{uri}: a file that was just written there reads as something else; check the storage")
 
 
 def is_published(uri: str, last: str) -> bool:

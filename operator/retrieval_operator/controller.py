@@ -9,21 +9,24 @@ What ends a pass, and when the next one comes:
     stale        somebody was faster (Stale), or what it needs
                  is being deleted, such as a namespace (Gone)    at once, then backed off
     delayed      a port said "not now" (Retryable)               backed off (2); the actions after it were not tried (1)
-    refused      a port said "never" (Rejected)                  backed off (1, 2); people read the reason in an Event
+    refused      a port said "never" (Rejected)                  backed off (1, 2, 3)
     gone         the object does not exist any more              never
     crashed      anything else, a defect                         backed off
 
 (1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
+    A pass does not wait long for the registry's part of what it observes either: what is late counts as trouble.
 (2) While the champion does not serve, at plan.requeue_after_s if that is earlier, though not within 5 s: what the plan
     waits for then is a rollback or a repair, which must not come late because MLflow refuses what it is told. What
     another port refuses is the repair itself: it is backed off.
+(3) The other actions go on, unless they rely on it (`_RELIED_ON`): a repair that a quota forbids must not keep a mended
+    image from its rollout. People read the reason in an Event, and decisions in the next pass's problems.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from retrieval_operator.api.conditions import ConditionType, Reason
@@ -31,7 +34,7 @@ from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
-from retrieval_operator.domain.plan import Action, EmitEvent, Plan
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SetFinalizer, StopTraffic, SwitchTraffic
 from retrieval_operator.perform import REGISTRY_ACTIONS, Ports, perform
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 from retrieval_operator.telemetry import PassRecord, measured
@@ -45,6 +48,11 @@ Outcome = Literal["settled", "acted", "repeated", "stale", "delayed", "refused",
 
 # A pass that hangs must not hold its object for ever. A gut feeling: draining a stack is the longest port call.
 PASS_DEADLINE_S = 300.0
+# What a pass waits for its view of the registry, so that repairs and rollbacks are not late for it; the adapter goes on
+# where it was cut. A gut feeling: after a restart an object with thousands of runs may need several such looks.
+REGISTRY_DEADLINE_S = 30
+# What later actions of a pass rely on: what the finalizer is there for, what is said and recorded of a switch.
+_RELIED_ON = (SetFinalizer, SwitchTraffic, StopTraffic)
 # How often a champion that does not serve is looked at whatever is refused meanwhile; the bake check's grace is 30 s.
 _SERVING_EVERY_S = 5.0
 
@@ -77,7 +85,7 @@ class RegistryView:
 
 
 class Controller:
-    """Reconciles objects by key. Remembers only what may be lost: the last registry view and the last actions."""
+    """Reconciles objects by key. Remembers only what may be lost: the last registry view, actions and refusals."""
 
     def __init__(
         self,
@@ -87,6 +95,7 @@ class Controller:
         *,
         registry_poll_s: int = 30,
         pass_deadline_s: float = PASS_DEADLINE_S,
+        registry_deadline_s: int = REGISTRY_DEADLINE_S,
         on_action: OnAction = ignore_action,
     ) -> None:
         """`clock` gives seconds since the epoch. `on_action` is called around each action; it may end the pass."""
@@ -95,9 +104,11 @@ class Controller:
         self._clock = clock
         self._registry_poll_s = registry_poll_s
         self._pass_deadline_s = pass_deadline_s
+        self._registry_deadline_s = registry_deadline_s
         self._on_action = on_action
         self._registry_views: dict[str, RegistryView] = {}
         self._last_actions: dict[str, Sequence[Action]] = {}
+        self._refusals: dict[str, Sequence[Problem]] = {}
 
     async def work(self, queue: WorkQueue, workers: int) -> None:
         """Reconcile keys of the queue until it is stopped; returns when the passes under way have ended."""
@@ -138,7 +149,7 @@ class Controller:
         return result
 
     async def preview(self, model: RetrievalModel) -> tuple[Observed, Plan]:
-        """What a pass would see and do now. Nothing is performed or written."""
+        """What a pass would see and do now, however long that takes. Nothing is performed or written."""
         observed = await self._observe(model)
         return observed, self._decide(model, observed, self._clock())
 
@@ -161,7 +172,9 @@ class Controller:
         if model is None:
             return PassResult("gone")
         record.about(model.status)
-        observed = await self._observe(model)
+        refused_before = self._refusals.pop(key, ())
+        observed = await self._observe(model, self._registry_deadline_s)
+        observed = replace(observed, problems=(*observed.problems, *refused_before))
         now = self._clock()
         plan = self._decide(model, observed, now)
         record.about(plan.status)
@@ -172,15 +185,15 @@ class Controller:
         if trouble is not None:
             record.error = trouble.error
             return _troubled(trouble.error, _at_the_latest(plan) if trouble.only_of_registry else None)
-        return self._result(key, plan)
+        return self._result(key, plan, is_old=bool(refused_before))
 
-    async def _observe(self, model: RetrievalModel) -> Observed:
+    async def _observe(self, model: RetrievalModel, registry_deadline_s: int | None = None) -> Observed:
         workloads, stacks, traffic, problems, registry = await asyncio.gather(
             self._ports.workloads.observe(model),
             self._ports.stacks.observe(model),
             self._ports.traffic.observe(model),
             self._ports.surroundings.problems(model),
-            self._observe_registry(model),
+            self._observe_registry(model, registry_deadline_s),
         )
         unreachable = [registry] if isinstance(registry, Problem) else []
         return Observed(
@@ -192,7 +205,7 @@ class Controller:
             storage_id=await self._ports.surroundings.storage_id(model),  # last: `problems` has asked for the same
         )
 
-    async def _observe_registry(self, model: RetrievalModel) -> RegistryObserved | Problem:
+    async def _observe_registry(self, model: RetrievalModel, deadline_s: int | None) -> RegistryObserved | Problem:
         """The last view while it is good enough, else a new one. Only needed views cost the registry a request."""
         now = self._clock()
         asked = (model.metadata.uid, model.metadata.generation, tuple(sorted(model.metadata.annotations.items())))
@@ -206,7 +219,11 @@ class Controller:
             return view.observed
         self._registry_views.pop(model.key, None)
         try:
-            observed = await self._ports.registry.observe(model)
+            async with asyncio.timeout(deadline_s):
+                observed = await self._ports.registry.observe(model)
+        except TimeoutError:
+            late = f"its runs and reports were not read within {deadline_s} s; the next look goes on from there"
+            return Problem(dependency="registry", message=late)
         except (Retryable, Rejected) as error:  # refused credentials must not stop the champion's repair either
             return Problem(dependency="registry", message=str(error))
         self._registry_views[model.key] = RegistryView(observed, now, asked)
@@ -217,20 +234,26 @@ class Controller:
     ) -> _Trouble | None:
         """Perform in order. Returns the first trouble, if the status may be written all the same.
 
-        Trouble ends it; trouble of the registry only skips the registry's other actions.
+        What a port cannot do now ends it, and so does a refusal that later actions rely on; trouble of the registry
+        only skips the registry's other actions.
         """
-        registry_trouble: Retryable | Rejected | None = None
+        first: _Trouble | None = None
+        registry_fails = False
         for action in actions:
             of_registry = isinstance(action, REGISTRY_ACTIONS)
-            if of_registry and registry_trouble is not None:
+            if of_registry and registry_fails:
                 continue
             if of_registry:
                 self._registry_views.pop(model.key, None)
-            trouble = await self._perform_one(model, action, now, record)
-            if trouble is not None and not of_registry:
-                return _Trouble(registry_trouble or trouble, only_of_registry=False)
-            registry_trouble = registry_trouble or trouble
-        return _Trouble(registry_trouble, only_of_registry=True) if registry_trouble is not None else None
+            error = await self._perform_one(model, action, now, record)
+            if error is None:
+                continue
+            only_of_registry = of_registry and (first is None or first.only_of_registry)
+            first = _Trouble(first.error if first else error, only_of_registry)
+            registry_fails = registry_fails or of_registry
+            if not of_registry and (isinstance(error, Retryable) or isinstance(action, _RELIED_ON)):
+                break
+        return first
 
     async def _perform_one(
         self, model: RetrievalModel, action: Action, now: int, record: PassRecord
@@ -243,23 +266,33 @@ class Controller:
         except Retryable as error:
             return error
         except Rejected as error:
-            await self._ports.models.emit(model, _refusal(action, error), now)
+            await self._refused(model, action, error, now)
             return error
         record.actions.append(type(action).__name__)
         self._on_action("after", action)
         return None
 
-    def _result(self, key: str, plan: Plan) -> PassResult:
+    async def _refused(self, model: RetrievalModel, action: Action, error: Rejected, now: int) -> None:
+        """Tell people now, and the next decision."""
+        message = f"{type(action).__name__} was refused: {error}"[:MESSAGE_MAX_CHARS]
+        dependency: Literal["registry", "request"] = "registry" if isinstance(action, REGISTRY_ACTIONS) else "request"
+        problem = Problem(dependency=dependency, message=message, holds_back=False)
+        self._refusals[model.key] = (*self._refusals.get(model.key, ()), problem)
+        await self._ports.models.emit(model, EmitEvent(type="Warning", reason=Reason.BACKING_OFF, message=message), now)
+
+    def _result(self, key: str, plan: Plan, *, is_old: bool) -> PassResult:
+        """`is_old`: the status says of a refusal what is not true any more, unless this pass was refused, too."""
         actions = [action for action in plan.actions if not isinstance(action, EmitEvent)]
         before = self._last_actions.get(key, [])
         self._last_actions[key] = actions
         if not actions:
-            return PassResult("settled", plan.requeue_after_s)
+            return PassResult("settled", 0.0 if is_old else plan.requeue_after_s)
         return PassResult("repeated", _at_the_latest(plan)) if actions == before else PassResult("acted")
 
     def _forget(self, key: str) -> None:
         self._registry_views.pop(key, None)
         self._last_actions.pop(key, None)
+        self._refusals.pop(key, None)
 
 
 def _troubled(error: Retryable | Rejected, at_the_latest: float | None = None) -> PassResult:
@@ -278,11 +311,6 @@ def _lacks_its_champion(status: RetrievalModelStatus) -> bool:
     """Something was promoted, and clients do not reach it."""
     is_ready = any(said.type is ConditionType.READY and said.status == "True" for said in status.conditions)
     return status.champion is not None and not (is_ready and status.address)
-
-
-def _refusal(action: Action, error: Rejected) -> EmitEvent:
-    message = f"{type(action).__name__} was refused: {error}"
-    return EmitEvent(type="Warning", reason=Reason.BACKING_OFF, message=message[:MESSAGE_MAX_CHARS])
 
 
 def _requeue(queue: WorkQueue, key: str, result: PassResult) -> None:

@@ -4,7 +4,8 @@
     run         wait for the Lease -> list again -> reconcile -> (told to stop) end the passes -> hand the Lease on
 
 Nothing is decided before the first listing of every kind is in. A definition that is installed later (KServe, the
-training-operator) ends the process in good order: started again, it watches that kind, too.
+training-operator) ends the process in good order: started again, it watches that kind, too. So does a namespace (of
+several) in which we lose our rights, which is left out then, and one that was left out and can be listed again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import structlog
 from retrieval_operator.adapters.kubernetes import own_pod
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough
-from retrieval_operator.adapters.kubernetes.feed import OPTIONAL, WATCHED, Feed
+from retrieval_operator.adapters.kubernetes.feed import OPTIONAL, WATCHED, Feed, NamespaceRefused
 from retrieval_operator.adapters.kubernetes.kinds import RETRIEVAL_MODEL, Kind
 from retrieval_operator.adapters.kubernetes.lease import LeaderLease
 from retrieval_operator.adapters.kubernetes.models import KubernetesModelStore, read_status
@@ -100,10 +101,22 @@ class KubernetesMode:
     async def discover(self) -> list[Kind]:
         """The kinds to watch: those that the cluster has. To be called before `run`.
 
-        Waits for an API server that answers, and for our own definition. Raises Rejected when the operator may not
-        list one of them.
+        Waits for an API server that answers, and for our own definition. Leaves out the namespaces that may not be
+        listed; raises Rejected when none may.
         """
-        served = await self._list_all()
+        while True:
+            try:
+                served = await self._list_all()
+                break
+            except NamespaceRefused as error:
+                if not self.feed.leave_out(error.namespace):
+                    raise
+                log.warning(
+                    "a namespace is left out: the operator has no rights in it; take it out of watch.namespaces if it "
+                    "is gone, else give the rights again with `helm upgrade`",
+                    namespace=error.namespace,
+                    error=str(error),
+                )
         log.info(
             "watching", kinds=list(map(str, served)), missing=[str(kind) for kind in WATCHED if kind not in served]
         )
@@ -179,7 +192,8 @@ class KubernetesMode:
                 raise errors.exceptions[0] from errors
 
     async def _resync_at_times(self, stop: asyncio.Event) -> None:
-        """Find out what the watches did not tell. A kind that appears asks for another start."""
+        """Find out what the watches did not tell. Asks for another start when something else is to be watched."""
+        refused = ""
         due_at = time.monotonic() + _FIRST_RESYNC_S
         while True:
             await asyncio.sleep(min(_MISSING_KINDS_S, max(0.0, due_at - time.monotonic())))
@@ -189,6 +203,17 @@ class KubernetesMode:
             try:
                 kinds = [kind for kind in WATCHED if everything or kind not in self._kinds]
                 self._stop_for_new([kind for kind in kinds if await self.feed.resync(kind)], stop)
+                if back := await self.feed.are_back():
+                    log.info("namespaces can be listed; starting again to watch them", namespaces=back)
+                    stop.set()
+                refused = ""
+            except NamespaceRefused as error:
+                log.warning("a namespace could not be listed", namespace=error.namespace, error=str(error))
+                if error.namespace == refused:  # still: kopf would try it for half an hour, then fail
+                    log.warning("starting again without it", namespace=error.namespace)
+                    stop.set()
+                refused = error.namespace
+                due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S
             except PortError as error:  # the watches tell meanwhile; an API server that starts refuses for a moment
                 log.warning("the cluster could not be listed; trying again", error=str(error))
                 due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S

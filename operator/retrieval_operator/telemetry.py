@@ -99,11 +99,12 @@ def _write(record: PassRecord, seconds: float) -> None:
 Statuses = Callable[[], Iterable[tuple[str, str, RetrievalModelStatus]]]
 
 
-class ChampionAges(Collector):
-    """How old what serves is, computed when somebody asks. An object without a champion has no ages.
+class ObjectStates(Collector):
+    """Conditions of every object, and how old what it serves is, computed when asked for. What is gone has no series.
 
     Data: since the newest interaction its index knows. Index: since it was first promoted with this index; a rollback
-    does not make it young again.
+    does not make it young again. An object without a champion has no ages. One collector, for to read a status costs
+    more than all it gives.
     """
 
     def __init__(self, statuses: Statuses, clock: Callable[[], int]) -> None:
@@ -119,8 +120,13 @@ class ChampionAges(Collector):
         index = GaugeMetricFamily(
             "retrieval_operator_champion_index_age_seconds", "Since the index was first promoted.", labels=labels
         )
+        conditions = GaugeMetricFamily(
+            "retrieval_operator_condition", "1 for the status that a condition has.", labels=(*labels, "type", "status")
+        )
         now = self._clock()
         for namespace, name, status in self._statuses():
+            for condition in status.conditions:
+                conditions.add_metric((namespace, name, condition.type, condition.status), 1)
             champion = status.champion
             if champion is None:
                 continue
@@ -132,7 +138,7 @@ class ChampionAges(Collector):
                 if entry.outcome == "Promoted" and entry.record and entry.record.generation_id == champion.generation_id
             ]
             index.add_metric((namespace, name), now - min([champion.promoted_at, *promotions]))
-        return (data, index)
+        return (data, index, conditions)
 
 
 class RotatingLog(io.TextIOBase):

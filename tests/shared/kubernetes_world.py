@@ -50,7 +50,7 @@ class KubernetesWorld:
         self._is_limited = is_limited
         self._clock = clock
         self._objects: dict[tuple[Kind, str, str], Object] = {}
-        self._applied: dict[tuple[str, str, str], Object] = {}  # by uid, manager, part: what was applied last
+        self._applied: dict[tuple[str, str], Object] = {}  # by uid and manager: the status applied last
         self._version = 0
         self._uids = 0
         self._terminating: set[str] = set()
@@ -84,25 +84,13 @@ class KubernetesWorld:
         self._check_kind_and_namespace(kind, namespace)
         return None if (kind, namespace, name) in self._objects else self._create(obj)
 
-    async def apply(self, obj: Object, *, manager: str) -> Object:
-        kind, namespace, name = _address(obj)
-        self._request("patch", kind, name)
-        self._check_kind_and_namespace(kind, namespace)
-        current = self._objects.get((kind, namespace, name))
-        wanted = {key: value for key, value in obj.items() if key != "status"}
-        if current is None:
-            created = self._create(wanted)
-            self._applied[created["metadata"]["uid"], manager, "main"] = copy.deepcopy(wanted)
-            return created
-        return self._apply(current, wanted, manager, "main")
-
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
         kind, namespace, name = _address(obj)
         self._request("patch", kind, name)
         current = self._objects.get((kind, namespace, name))
         if current is None:
             raise Gone(f'{kind.plural} "{name}" not found')
-        return self._apply(current, {"metadata": obj["metadata"], "status": obj["status"]}, manager, "status")
+        return self._apply(current, {"metadata": obj["metadata"], "status": obj["status"]}, manager)
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, patch: Object, *, resource_version: str = ""
@@ -348,13 +336,13 @@ class KubernetesWorld:
             created["metadata"]["generation"] = 1
         return self._store("ADDED", created)
 
-    def _apply(self, current: Object, wanted: Object, manager: str, part: str) -> Object:
+    def _apply(self, current: Object, wanted: Object, manager: str) -> Object:
         uid = current["metadata"]["uid"]
         version = wanted["metadata"].get("resourceVersion", "")
         if version not in ("", current["metadata"]["resourceVersion"]):
             raise Stale(f"{current['metadata']['name']}: the object has been modified")
-        before = self._applied.get((uid, manager, part), {})
-        self._applied[uid, manager, part] = copy.deepcopy(wanted)
+        before = self._applied.get((uid, manager), {})
+        self._applied[uid, manager] = copy.deepcopy(wanted)
         return self._update(current, _merge(_without(current, before, wanted), wanted))
 
     def _update(self, current: Object, changed: Object) -> Object:

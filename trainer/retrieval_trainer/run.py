@@ -6,7 +6,7 @@ import signal
 import threading
 
 from retrieval_core.bundle import Bundle
-from retrieval_core.files import canonical_json
+from retrieval_core.files import canonical_json, require_writable
 from retrieval_core.log import get_logger
 from retrieval_core.reporting import MetricsLogger
 from retrieval_trainer.assembly import Training, assemble
@@ -37,6 +37,9 @@ def run(config: TrainConfig, *, out: str, checkpoints: str) -> None:
                 log.info("the bundle is complete already", bundle=done.id, out=out)
                 _finish_again(done, config, checkpoints)
             return
+        if is_first_rank():  # which is the one that writes
+            require_writable(out)
+            require_writable(checkpoints)
         training = assemble(config, device)
         saved = Checkpoints(checkpoints, _identity(training))
         with MetricsLogger() as metrics:

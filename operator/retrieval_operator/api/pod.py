@@ -127,5 +127,7 @@ class Pod(Manifest):
         default_factory=list, description="volumes mounted into the container, one entry per name."
     )
     shared_memory: Quantity | None = Field(
-        default=None, description="sharedMemory is the size of /dev/shm; default: the container runtime's (64Mi)."
+        default=None,
+        description="sharedMemory is the size of /dev/shm; default: the container runtime's (64Mi), and for several "
+        "processes on a node as much as the memory limit allows.",
     )

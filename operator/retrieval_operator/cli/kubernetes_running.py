@@ -6,10 +6,11 @@ import asyncio
 
 from prometheus_client import REGISTRY, start_http_server
 
+from retrieval_operator.adapters.kubernetes.api import MANAGER
 from retrieval_operator.cli.exits import Exit, leave
 from retrieval_operator.cli.shared import told
 from retrieval_operator.settings import Settings, load_settings
-from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging, configure_logging
+from retrieval_operator.telemetry import ObjectStates, configure_foreign_logging, configure_logging
 
 
 @told
@@ -33,10 +34,10 @@ async def _run(settings: Settings) -> None:
     from retrieval_operator.adapters.kubernetes.client import connected  # noqa: PLC0415
     from retrieval_operator.adapters.kubernetes.lease import LeaseLost  # noqa: PLC0415
 
-    async with connected("retrieval-operator") as client:
+    async with connected(MANAGER) as client:
         mode = kubernetes_mode.KubernetesMode(settings, client)
         if settings.metrics_port:
-            REGISTRY.register(ChampionAges(mode.statuses, kubernetes_mode.now))
+            REGISTRY.register(ObjectStates(mode.statuses, kubernetes_mode.now))
             start_http_server(settings.metrics_port)
         try:
             await kopf_app.serve(mode)

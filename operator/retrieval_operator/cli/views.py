@@ -110,6 +110,8 @@ def message(model: RetrievalModel) -> str:
     stalled = by_type.get(ConditionType.STALLED)
     if stalled is not None:
         return stalled.message
+    if model.metadata.deletion_timestamp is not None:
+        return "it is being deleted"  # the other conditions are of before
     if status.candidate is not None and status.candidate.message:
         return status.candidate.message
     ready = by_type.get(ConditionType.READY)

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.candidates import rests
 
 
 class Until(StrEnum):
@@ -35,7 +36,8 @@ def verdict(model: RetrievalModel, until: Until) -> Verdict | None:
     stalled = conditions.get(ConditionType.STALLED)
     # Work that has not begun because MLflow is away (for a while after every start) begins when it is back.
     is_put_off = promoted is not None and promoted.reason is Reason.REGISTRY_UNAVAILABLE
-    in_flight = status.candidate is not None or is_put_off or _is(conditions.get(ConditionType.RECONCILING), "True")
+    works = status.candidate is not None and not rests(model.spec, status.candidate)
+    in_flight = works or is_put_off or _is(conditions.get(ConditionType.RECONCILING), "True")
     if in_flight and not _is(stalled, "True"):
         return None
     reason = stalled or promoted

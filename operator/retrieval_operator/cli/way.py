@@ -53,11 +53,14 @@ def is_behind(step: Step, candidate: Candidate) -> bool:
 def what_next(model: RetrievalModel, now: int) -> str:
     """In a sentence, what happens next or what is waited for."""
     status, generation = model.status, model.metadata.generation
-    if model.metadata.deletion_timestamp is not None:
-        return "it is being deleted"
-    if status.observed_generation != generation:
-        return f"no operator has looked at generation {generation} yet"
     conditions = {condition.type: condition for condition in status.conditions}
+    unseen = status.observed_generation != generation
+    nobody_looked = f"no operator has looked at generation {generation} yet" if unseen else ""
+    if model.metadata.deletion_timestamp is not None:
+        keeps_it = nobody_looked or _trouble(conditions)
+        return f"it is being deleted; {keeps_it}" if keeps_it else "it is being deleted"
+    if nobody_looked:
+        return nobody_looked
     held_up = _held_up(model, conditions)
     if held_up:
         return held_up
@@ -66,7 +69,12 @@ def what_next(model: RetrievalModel, now: int) -> str:
     promoted = conditions.get(ConditionType.PROMOTED)
     if promoted is not None and promoted.status != "True":
         return promoted.message
-    return "; ".join(_awaited(model, now)) or "nothing, until something is changed"
+    return "; ".join(_awaited(model, conditions, now)) or "nothing, until something is changed"
+
+
+def _trouble(conditions: Mapping[ConditionType, Condition]) -> str:
+    stalled = conditions.get(ConditionType.STALLED)
+    return stalled.message if stalled is not None else ""
 
 
 def _held_up(model: RetrievalModel, conditions: Mapping[ConditionType, Condition]) -> str:
@@ -75,7 +83,8 @@ def _held_up(model: RetrievalModel, conditions: Mapping[ConditionType, Condition
         remedy = "" if stalled.reason in _WITH_REMEDY else "; change the spec, or ask for a retry"
         return f"a person has to act: {stalled.message}{remedy}"
     if rests(model.spec, model.status.candidate):
-        return "it is suspended: no new work is started, the champion keeps serving"
+        serving = ", the champion keeps serving" if model.status.champion is not None else ""
+        return f"it is suspended: no new work is started{serving}"
     missing = conditions.get(ConditionType.DEPENDENCIES_READY)
     is_missing = missing is not None and missing.status == "False"
     return f"something is missing: {missing.message}" if missing is not None and is_missing else ""
@@ -88,9 +97,12 @@ def _after(candidate: Candidate, spec: RetrievalModelSpec) -> str:
     return f"{', then '.join(ahead[:2])}" if ahead else candidate.message
 
 
-def _awaited(model: RetrievalModel, now: int) -> Iterator[str]:
-    """What time alone brings."""
+def _awaited(model: RetrievalModel, conditions: Mapping[ConditionType, Condition], now: int) -> Iterator[str]:
+    """What comes without anybody's doing: the champion's repair, and what time alone brings."""
     spec, champion = model.spec, model.status.champion
+    ready = conditions.get(ConditionType.READY)
+    if champion is not None and ready is not None and ready.status == "False":
+        yield f"the champion is made ready again: {ready.message}"
     if champion is not None and now < champion.baking_until and spec.rollback.automatic:
         yield f"until {clock_time(champion.baking_until)} a failed check rolls back"
     schedules = (("training", spec.data.schedule), ("index refresh", spec.index.refresh.schedule))

@@ -9,7 +9,7 @@ from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
-from retrieval_operator.domain.history import is_unknown, newest, refusal, retry_of, retry_was_handled
+from retrieval_operator.domain.history import REFUSING, is_unknown, newest, refusal, retry_of, retry_was_handled
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
 from retrieval_operator.domain.schedule import due_slot, slot_time
 
@@ -85,16 +85,16 @@ def wanted(context: Context, taken: Slots) -> Wanted | None:
 
     A refused wish is returned with its refusal only when nothing else is wanted, for the conditions to say so.
     """
-    asked_back = _wanted_rollback(context)
-    if asked_back is not None:
-        return asked_back
+    back = _wanted_rollback(context)
+    if back is not None and not back.refused:
+        return back
     revision = _wanted_revision(context, taken)
     if revision is not None and not revision.refused:
         return revision
     for wish in (_wanted_refresh(context, taken), _wanted_serving(context, taken)):
         if wish is not None and not wish.refused:
             return wish
-    return revision or _wanted_refresh(context, taken) or _wanted_serving(context, taken)
+    return back or revision or _wanted_refresh(context, taken) or _wanted_serving(context, taken)
 
 
 def _wanted_rollback(context: Context) -> Wanted | None:
@@ -102,7 +102,18 @@ def _wanted_rollback(context: Context) -> Wanted | None:
     request = requested_rollback(context)
     if request is None:
         return None
-    return Wanted(CandidateKind.ROLLBACK, request.target.stack, request.target.revision)
+    target = request.target
+    return Wanted(CandidateKind.ROLLBACK, target.stack, target.revision, refused=_failed_rollback(context, target))
+
+
+def _failed_rollback(context: Context, target: StackRecord) -> str:
+    """Why going back to this stack from the present champion is not tried again (a sentence), "" when it may be."""
+    champion = context.champion
+    ended = [e for e in context.status.history if e.kind is CandidateKind.ROLLBACK and e.id == target.stack]
+    entry = next((entry for entry in ended if entry.outcome in REFUSING and not entry.retried), None)
+    if entry is None or champion is None or entry.at < champion.promoted_at:
+        return ""
+    return f"{entry.outcome}: {entry.message}"
 
 
 def _wanted_revision(context: Context, taken: Slots) -> Wanted | None:

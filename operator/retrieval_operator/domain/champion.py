@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from retrieval_operator.api.conditions import ConditionType, Reason
-from retrieval_operator.api.constants import ROLLBACK_ANNOTATION, TAG_APPROVED_BY, TAG_AWAITING, TAG_VERDICT
+from retrieval_operator.api.constants import (
+    HISTORY_MAX_ENTRIES,
+    ROLLBACK_ANNOTATION,
+    TAG_APPROVED_BY,
+    TAG_AWAITING,
+    TAG_VERDICT,
+)
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import (
     Candidate,
@@ -23,6 +29,7 @@ from retrieval_operator.api.status import (
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import (
     REFUSING,
+    entry_of_former,
     entry_of_promotion,
     entry_of_rollback,
     newest_part,
@@ -62,6 +69,22 @@ def with_memory(model: RetrievalModel, observed: Observed) -> Observed:
         stack, since = traffic.live.stack, traffic.switched_at
     previous = _live_before(model.status.history, observed, stack, since)
     return replace(observed, traffic=replace(traffic, previous=previous, switched_at=since))
+
+
+def with_former(model: RetrievalModel, observed: Observed) -> RetrievalModel:
+    """The object whose history knows the running stack that was live before, also when its status was lost.
+
+    Otherwise the way back to it would look like its promotion, and what is left behind like what is still wanted.
+    """
+    traffic, history = observed.traffic, model.status.history
+    former = observed.stacks.get(traffic.previous)
+    if former is None or traffic.live is None or observed.registry is None:
+        return model
+    is_known = any(entry.record is not None and entry.record.stack == traffic.previous for entry in history)
+    if is_known or len(history) >= HISTORY_MAX_ENTRIES:
+        return model
+    entry = entry_of_former(observed.registry, former.record, traffic.live, traffic.switched_at)
+    return model.model_copy(update={"status": model.status.model_copy(update={"history": [*history, entry]})})
 
 
 def _is_same(live: StackRecord, remembered: Champion) -> bool:

@@ -75,7 +75,7 @@ def conditions(context: Context, found: Found) -> list[Condition]:
         ConditionType.READY: _ready(context, found),
         ConditionType.PROMOTED: _promoted(context, found),
         ConditionType.DEPENDENCIES_READY: _dependencies(context),
-        ConditionType.SUSPENDED: _suspended(context),
+        ConditionType.SUSPENDED: _suspended(context, found),
         **_milestones(found),
         **_progress(context, found),
     }
@@ -163,11 +163,10 @@ def _dependencies(context: Context) -> _Said:
     return _Said("False", reason, "; ".join(f"{problem.dependency}: {problem.message}" for problem in problems))
 
 
-def _suspended(context: Context) -> _Said:
+def _suspended(context: Context, found: Found) -> _Said:
     if context.spec.suspend:
-        return _Said(
-            "True", Reason.SUSPENDED, "spec.suspend is true: no new work is started; the champion keeps serving"
-        )
+        serving = "; the champion keeps serving" if found.champion is not None else ""
+        return _Said("True", Reason.SUSPENDED, f"spec.suspend is true: no new work is started{serving}")
     return _Said("False", Reason.DEPENDENCIES_MET)
 
 
@@ -210,6 +209,8 @@ def _of_refusal(found: Found) -> dict[ConditionType, _Said]:
 def _progress(context: Context, found: Found) -> dict[ConditionType, _Said]:
     if found.stalled is not None:
         return {ConditionType.STALLED: _Said("True", *found.stalled)}
+    if found.candidate is not None and rests(context.spec, found.candidate):
+        return {}
     if found.candidate is not None:
         type_ = ConditionType.PROGRESSING if found.candidate.scheduled else ConditionType.RECONCILING
         return {type_: _Said("True", _STEP_REASON[found.candidate.step], found.candidate.message)}

@@ -59,6 +59,11 @@ class Context:
         return cut("; ".join(["waiting for MLflow", *said]))
 
     @property
+    def refused(self) -> str:
+        """What a port refused in the pass before, in a sentence; "" for nothing."""
+        return "; ".join(p.message for p in self.observed.problems if p.dependency == "request")
+
+    @property
     def handled_retry(self) -> str:
         """The retry that was acted on last, "" for none; of a wiped status, the annotation's if a tag remembers it."""
         asked = self.model.metadata.annotations.get(RETRY_ANNOTATION, "")

@@ -4,7 +4,8 @@ One pass, in this order:
 1. an object being deleted is taken down;
 2. the traffic says who is champion; what it shows and the status does not know yet is recorded (`champion.settle`);
    of a champion that lost its traffic the status knows, and its stack is given the traffic back;
-3. going back comes before going forward: a rollback that is due is all that this pass does;
+3. going back comes before going forward, and before the repair of what is left: a rollback that is due is all that
+   this pass decides;
 4. at most one candidate is in flight: superseded, kept, or newly begun (`candidates`);
 5. the candidate walks its milestones up to the first that is not passed (`milestones`);
 6. the champion is kept up, what is over is collected, projections are compared (`upkeep`), and when nothing else is
@@ -23,7 +24,14 @@ from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Candidate, HistoryEntry, RetrievalModelStatus, Step
 from retrieval_operator.domain import candidates, collection, proofs, upkeep
-from retrieval_operator.domain.champion import champion_of, regained_traffic, rollback_actions, settle, with_memory
+from retrieval_operator.domain.champion import (
+    champion_of,
+    regained_traffic,
+    rollback_actions,
+    settle,
+    with_former,
+    with_memory,
+)
 from retrieval_operator.domain.changes import immutable_fields
 from retrieval_operator.domain.conditions import Found, conditions, not_begun, phase
 from retrieval_operator.domain.context import Context, Ended, Passed, Waiting, cut, failed, with_facts
@@ -35,9 +43,8 @@ from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SwitchTraffic
 from retrieval_operator.domain.run_states import run_images, run_states
 from retrieval_operator.domain.schedule import next_slot_at
+from retrieval_operator.domain.workloads import WorkloadObserved
 
-# Steps with their own bound, or none: a training may take days, a reviewer too.
-_WITHOUT_DEADLINE = frozenset({Step.TRAINING, Step.AWAITING_APPROVAL})
 # Longer than a server or program takes to start again on the machines this was tried on (30 s under load). Gut feeling.
 _OVERDUE_GRACE_S = 120
 # Watches wake the queue; this is the safety net while something is in flight.
@@ -47,6 +54,7 @@ _IN_FLIGHT_REQUEUE_S = 15.0
 def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     """The actions of this pass, in order, and the status to write. `now` in seconds since the epoch."""
     observed, noted = proofs.holding(with_memory(model, observed))
+    model = with_former(model, observed)
     context = Context(model, observed, now, champion_of(model, observed))
     if model.metadata.deletion_timestamp is not None:
         return decide_deletion(context)
@@ -54,7 +62,7 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     done = _Pass(settled.history, settled.candidate, actions=(*noted, *settled.events))
     back = rollback_actions(context)
     if back:
-        return _plan(context, done.having(*back), why="going back to the former stack")
+        return _plan(context, replace(done, back=back), why="going back to the former stack")
     done = done.having(*regained_traffic(context))
     changed = _immutable_problem(context)
     if changed is not None:
@@ -64,10 +72,11 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What a pass has found out so far."""
+    """What a pass has found out so far. `back` goes back to the former stack, empty when that is not due."""
 
     history: list[HistoryEntry]
     candidate: Candidate | None
+    back: tuple[Action, ...] = ()
     wish: candidates.Wanted | None = None
     actions: tuple[Action, ...] = ()
     slots: candidates.Slots | None = None
@@ -92,7 +101,8 @@ def _forward(context: Context, done: _Pass) -> Plan:
         return _plan(context, done)
     if candidates.rests(context.spec, done.candidate):
         since = done.candidate.blocked_since or context.now
-        return _plan(context, replace(done, candidate=with_facts(done.candidate, blocked_since=since)))
+        resting = with_facts(done.candidate, blocked_since=since, message="suspended: no new work is started")
+        return _plan(context, replace(done, candidate=resting))
     if collection.is_in_the_way(context):
         waiting = with_facts(done.candidate, message="waiting for the removal of old files to stop")
         return _plan(context, replace(done, candidate=waiting, requeue_after_s=_IN_FLIGHT_REQUEUE_S))
@@ -153,6 +163,7 @@ def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
     """Let the candidate walk its milestones; keep its step, its clock and its message."""
     outcome = _walk(context, candidate)
     if isinstance(outcome, Waiting):
+        outcome = _where_it_was(candidate, outcome)
         outcome = _within_deadline(context, candidate, held_back(context, candidate, outcome))
     if isinstance(outcome, Ended):
         return _ended(context, done, outcome)
@@ -180,13 +191,20 @@ def _walk(context: Context, candidate: Candidate) -> Waiting | Ended:
     raise AssertionError("the last milestone never passes: promotion is seen in the traffic, which ends the candidate")
 
 
+def _where_it_was(before: Candidate, waiting: Waiting) -> Waiting:
+    """Without the registry the walk ends at the first milestone: nothing is known, and so nothing was lost either."""
+    if waiting.blocked is not Reason.REGISTRY_UNAVAILABLE or before.step is Step.PENDING:
+        return waiting
+    return replace(waiting, step=before.step)
+
+
 def _within_deadline(context: Context, before: Candidate, waiting: Waiting) -> Waiting | Ended:
     """A step that makes no progress ends the candidate; the clock stands still while something outside is awaited.
 
     It also ran while nobody worked (a laptop asleep, a control plane that was down), so being over it once is not
     enough: only what is still stuck after a grace has ended.
     """
-    if waiting.step in _WITHOUT_DEADLINE or waiting.blocked or waiting.step is not before.step or before.blocked_since:
+    if waiting.blocked or waiting.step is not before.step or before.blocked_since or _may_last(context, waiting):
         return waiting
     limit = context.spec.promotion.progress_deadline_seconds
     if context.now - _clock_start(context, before) <= limit:
@@ -194,18 +212,29 @@ def _within_deadline(context: Context, before: Candidate, waiting: Waiting) -> W
     overdue = before.overdue_since or context.now
     if context.now - overdue < _OVERDUE_GRACE_S:
         return replace(waiting, candidate=with_facts(waiting.candidate, overdue_since=overdue))
-    message = f"{waiting.step} made no progress for {limit} s (promotion.progressDeadlineSeconds): {waiting.message}"
+    stuck = "; ".join(part for part in (waiting.message, context.refused) if part)
+    message = f"{waiting.step} made no progress for {limit} s (promotion.progressDeadlineSeconds): {stuck}"
     return failed(waiting.candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
 
 
+def _may_last(context: Context, waiting: Waiting) -> bool:
+    """A reviewer may take days, a training too, from when it is there."""
+    if waiting.step is Step.TRAINING:
+        known = waiting.candidate.attempts
+        return any(known[slot] == work.attempt for slot, work in _attempts(context, waiting.candidate))
+    return waiting.step is Step.AWAITING_APPROVAL
+
+
 def _clock_start(context: Context, candidate: Candidate) -> int:
-    """The step's start, or that of its newest attempt: an attempt has a deadline of its own."""
-    starts = [
-        workload.started_at
-        for workload in context.observed.workloads
-        if candidate.attempts.get(f"{workload.step}-{workload.key}") == workload.attempt
-    ]
-    return max([candidate.step_started_at, *starts])
+    """The step's start, or that or the end of its newest attempt: an attempt has a deadline of its own."""
+    moments = [max(work.started_at, work.finished_at) for _, work in _attempts(context, candidate)]
+    return max([candidate.step_started_at, *moments])
+
+
+def _attempts(context: Context, candidate: Candidate) -> list[tuple[str, WorkloadObserved]]:
+    """Those at the candidate's work that are there, each with the slot that the candidate counts it in."""
+    found = [(f"{workload.step}-{workload.key}", workload) for workload in context.observed.workloads]
+    return [(slot, workload) for slot, workload in found if slot in candidate.attempts]
 
 
 def _moved(context: Context, before: Candidate, waiting: Waiting) -> Candidate:
@@ -288,12 +317,13 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
 def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...]:
     return (
         *finalizer(context),  # before anything is made that it is there for
+        *done.back,  # clients first: what is left may be repaired in vain
         *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
         *upkeep.former_upkeep(context),
         *done.actions,
         *upkeep.stopped_workloads(context, done.candidate, suspended=context.spec.suspend, may_collect=done.is_quiet),
         *upkeep.collected_stacks(context, done.candidate, done.history),
-        *upkeep.collected_workloads(context),
+        *upkeep.collected_workloads(context, done.candidate),
         *upkeep.projections(context, done.candidate, done.history, retry),
         *run_states(context, done.candidate),
         *run_images(context),
@@ -309,11 +339,18 @@ def _why(found: Found, context: Context) -> str:
         return f"{found.candidate.step}: {found.candidate.message}"
     if found.wish is not None and not found.wish.refused:
         return f"{found.wish.kind} {found.wish.id} has not begun: {not_begun(context)[1]}"
+    return _why_idle(found, context)
+
+
+def _why_idle(found: Found, context: Context) -> str:
+    """Nothing is in flight and nothing may begin."""
     if found.wish is not None:
         entry = newest(found.history, found.wish.id)
         ending = f" ({entry.outcome})" if entry is not None else ""
         return f"{found.wish.kind} {found.wish.id} was refused{ending}; change the spec, or ask for a retry"
-    return "nothing to do" if found.champion is not None else "waiting"
+    if found.champion is None:
+        return "waiting"
+    return "nothing to do" if _champion_serves(context) else f"stack {found.champion.stack} is made ready again"
 
 
 def _requeue(context: Context, done: _Pass, others: Sequence[int]) -> float | None:

@@ -122,7 +122,12 @@ def _deleting(
     requeue_after_s: float | None = _REQUEUE_S,
 ) -> Plan:
     status = context.status.model_copy(
-        update={"phase": "Deleting", "candidate": None, "conditions": _conditions(context, stalled, why)}
+        update={
+            "observed_generation": context.model.metadata.generation,  # in a cluster a deletion is a new one
+            "phase": "Deleting",
+            "candidate": None,
+            "conditions": _conditions(context, stalled, why),
+        }
     )
     return Plan(actions=actions, status=status, requeue_after_s=requeue_after_s, why=why)
 

@@ -10,6 +10,7 @@ from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.constants import (
     HISTORY_MAX_ENTRIES,
     REVISION_HISTORY_MAX,
+    TAG_PROMOTED_AT,
     TAG_RETRY,
     TAG_STACK,
     TAG_VERDICT,
@@ -37,6 +38,12 @@ def verdict_runs(registry: RegistryObserved | None, kind: CandidateKind, candida
     step = "index" if kind is CandidateKind.REFRESH else "train"
     run = registry.runs.get(f"{step}:{candidate_id}")
     return [run] if run is not None else []
+
+
+def promoted_at(run: RunObserved) -> int:
+    """When a stack with its files was promoted last, in seconds since the epoch, as its tag has it; 0 for never."""
+    text = run.tags.get(TAG_PROMOTED_AT, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def refusal(context: Context, kind: CandidateKind, candidate_id: str) -> str:
@@ -189,6 +196,26 @@ def entry_of_rollback(former: Champion, now_live: StackRecord, message: str, at:
         gates=former.gates,
         evaluation_run=former.evaluation_run,
         record=record_of_champion(former),
+    )
+
+
+def entry_of_former(
+    registry: RegistryObserved, former: StackRecord, live: StackRecord, switched_at: int
+) -> HistoryEntry:
+    """What a lost history had of the stack that was live before `live`, as far as the registry's tags remember it."""
+    kind, candidate_id = newest_part(former, live)
+    runs = verdict_runs(registry, kind, candidate_id)
+    was_left = any(run.tags.get(TAG_VERDICT) == "RolledBack" for run in runs)
+    before = max((promoted_at(run) for run in runs), default=0) or switched_at - 1
+    return HistoryEntry(
+        id=candidate_id,
+        kind=kind,
+        revision=former.revision,
+        outcome="RolledBack" if was_left else "Promoted",
+        reason=Reason.ROLLED_BACK if was_left else Reason.PROMOTED,
+        message=f"stack {former.stack} was live before stack {live.stack}",
+        at=switched_at if was_left else min(before, switched_at - 1),
+        record=former,
     )
 
 

@@ -100,7 +100,8 @@ class RegistryObserved:
 class Problem:
     """Something in the surroundings that a person must mend: which dependency, and a sentence with the remedy.
 
-    `holds_back` False: worth telling, but work may do without it and is started all the same.
+    `holds_back` False: worth telling, but work may do without it and is started all the same. "request" is what was
+    asked of the surroundings and refused.
     """
 
     dependency: Literal[
@@ -114,6 +115,7 @@ class Problem:
         "quota",
         "kserve",
         "trainingOperator",
+        "request",
     ]
     message: str
     holds_back: bool = True

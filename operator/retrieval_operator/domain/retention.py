@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from retrieval_operator.api.constants import TAG_COLLECTED, TAG_PROMOTED_AT
+from retrieval_operator.api.constants import TAG_COLLECTED
 from retrieval_operator.api.status import HistoryEntry, StackRecord
 from retrieval_operator.domain.candidates import Wanted
 from retrieval_operator.domain.commands import storage_root
 from retrieval_operator.domain.context import Context
-from retrieval_operator.domain.history import promoted_records
+from retrieval_operator.domain.history import promoted_at, promoted_records
 from retrieval_operator.domain.identity import evaluation_generation_key
 from retrieval_operator.domain.observed import RegistryObserved, RunObserved
 from retrieval_operator.domain.workloads import WorkloadStep
@@ -75,14 +75,9 @@ def _not_promoted(history: list[HistoryEntry], limit: int) -> Iterator[str]:
 def _promoted_last(registry: RegistryObserved, limit: int) -> Iterator[str]:
     """The newest promotions as the registry remembers them, for a status that was wiped: the champion's and `limit`."""
     for step in (WorkloadStep.TRAIN, WorkloadStep.INDEX_SERVING):
-        promoted = [run for run in registry.runs.values() if run.step == step and _promoted_at(run)]
-        promoted.sort(key=_promoted_at, reverse=True)
+        promoted = [run for run in registry.runs.values() if run.step == step and promoted_at(run)]
+        promoted.sort(key=promoted_at, reverse=True)
         yield from (run.key for run in promoted[: limit + 1])
-
-
-def _promoted_at(run: RunObserved) -> int:
-    text = run.tags.get(TAG_PROMOTED_AT, "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _named_by_uris(context: Context, records: Iterable[StackRecord]) -> Iterator[str]:

@@ -114,9 +114,11 @@ def collected_stacks(context: Context, candidate: Candidate | None, history: lis
     return tuple(actions)
 
 
-def collected_workloads(context: Context) -> tuple[Action, ...]:
-    """The oldest finished attempts beyond those kept."""
-    finished = [workload for workload in context.observed.workloads if workload.state != "Running"]
+def collected_workloads(context: Context, candidate: Candidate | None) -> tuple[Action, ...]:
+    """The oldest finished attempts beyond those kept. The candidate's stay: its failures are counted from them."""
+    counted = candidate.attempts if candidate is not None else {}
+    ended = [workload for workload in context.observed.workloads if workload.state != "Running"]
+    finished = [workload for workload in ended if f"{workload.step}-{workload.key}" not in counted]
     finished.sort(key=lambda workload: (workload.finished_at, workload.name), reverse=True)
     return tuple(DeleteWorkload(name=workload.name) for workload in finished[KEPT_WORKLOADS:])
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -91,6 +92,24 @@ def test_a_directory_of_another_revision_is_refused(trained: Path, config_text: 
     result = train(config_text("r2"), trained)
     assert result.exit_code == 65
     assert "holds the bundle of revision r1, this is r2" in result.stderr
+
+
+@pytest.mark.parametrize("blocked", ["bundle", "checkpoints"])
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_trained(
+    blocked: str, config_text: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = LocalFileSystem.pipe_file
+
+    def pipe_file(filesystem: LocalFileSystem, path: str, content: bytes) -> None:
+        if path.startswith(str(tmp_path / blocked)):
+            raise PermissionError(path)
+        written(filesystem, path, content)
+
+    monkeypatch.setattr("retrieval_trainer.run.assemble", end_of_the_process)
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", pipe_file)
+    result = train(config_text(), tmp_path / "bundle")
+    assert result.exit_code == 65, result.output
+    assert f"{tmp_path / blocked}: access was denied" in result.stderr
 
 
 def test_a_training_that_diverges_leaves_no_bundle(

@@ -27,6 +27,7 @@ Object = dict[str, Any]
 READY_TIMEOUT_S = 240
 _POLL_S = 1.0  # each look starts a kubectl, a quarter of a second of processor time
 _TRAINING_OPERATOR = "kubeflow"
+_INIT_CONTAINER = Path(__file__).parents[3] / "examples" / "kubernetes" / "pytorchjob-init-container.yaml"
 _KSERVE = "kserve"
 _KSERVE_WEBHOOK = "kserve-webhook-server-service"
 # LLMInferenceService and the local model cache have controllers of their own; ours needs neither.
@@ -111,7 +112,7 @@ def complete(controller: Controller, kubectl: Kubectl, log: Path) -> None:
 
 
 def training_operator_objects(documents: Sequence[Object]) -> list[Object]:
-    """With our image, and with our template of the container in which workers wait for their master's name."""
+    """With our image, and with the template of the init container that an administrator is told to give it."""
     for one in documents:
         if one["kind"] == "Deployment":
             pod = one["spec"]["template"]["spec"]
@@ -120,13 +121,7 @@ def training_operator_objects(documents: Sequence[Object]) -> list[Object]:
             container["args"] = [*container.get("args", []), f"--pytorch-init-container-image={BUSYBOX_IMAGE}"]
             container["volumeMounts"].append({"name": "init-container", "mountPath": "/etc/config"})
             pod["volumes"].append({"name": "init-container", "configMap": {"name": "init-container"}})
-    template = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "init-container", "namespace": _TRAINING_OPERATOR},
-        "data": {"initContainer.yaml": _INIT_CONTAINER},
-    }
-    return [*documents, template]
+    return [*documents, *_documents(_INIT_CONTAINER.read_text())]
 
 
 def kserve_objects(documents: Sequence[Object], authority: bytes, certificate: Pair) -> list[Object]:
@@ -194,28 +189,6 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-# The operator's own template has no securityContext, so PodSecurity "restricted" refuses every worker. And it asks for
-# the short name, which busybox 1.35 reports as not found when any of the search domains does not know it.
-_INIT_CONTAINER = r"""
-- name: init-pytorch
-  image: {{.InitContainerImage}}
-  imagePullPolicy: IfNotPresent
-  securityContext:
-    runAsNonRoot: true
-    allowPrivilegeEscalation: false
-    capabilities: {drop: [ALL]}
-    seccompProfile: {type: RuntimeDefault}
-  resources:
-    limits: {cpu: 100m, memory: 20Mi}
-    requests: {cpu: 50m, memory: 10Mi}
-  command:
-    - sh
-    - -c
-    - |
-      domain=$(sed -n 's/^search \([^ ]*\).*/\1/p' /etc/resolv.conf)
-      for try in $(seq {{.MaxTries}}); do nslookup {{.MasterAddr}}.$domain. && exit 0; sleep 2; done
-      exit 1
-"""
 _NO_INGRESS = {
     "ingressGateway": "none/none",
     "ingressClassName": "none",

@@ -21,7 +21,7 @@ from retrieval_operator.domain.workloads import WorkloadSpec
 from retrieval_operator.kubernetes_mode import KubernetesMode, now
 from retrieval_operator.perform import Ports
 from retrieval_operator.settings import load_settings
-from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging, configure_logging
+from retrieval_operator.telemetry import ObjectStates, configure_foreign_logging, configure_logging
 
 PROGRAM_S = 0.05
 
@@ -66,7 +66,7 @@ async def main() -> None:
     async with connected("retrieval-operator-test") as client:
         mode = KubernetesMode(settings, client, simulated_ports)
         if settings.metrics_port:
-            REGISTRY.register(ChampionAges(mode.statuses, now))
+            REGISTRY.register(ObjectStates(mode.statuses, now))
             start_http_server(settings.metrics_port)
         await kopf_app.serve(mode)
 

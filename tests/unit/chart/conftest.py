@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,19 @@ def render(helm) -> Render:
         return objects
 
     return rendered
+
+
+@pytest.fixture
+def notes(helm, tmp_path: Path) -> Callable[..., str]:
+    """What Helm prints after an installation. `helm template` leaves it out, so here it becomes a template like any."""
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    (chart / "templates" / "NOTES.txt").rename(chart / "notes.txt")
+    (chart / "templates" / "notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes.txt") . | toJson }}')
+    show = ("--show-only", "templates/notes.yaml", "--namespace", "ops", "--kube-version", "1.30.0")
+
+    def printed(*arguments: str) -> str:
+        done = helm("template", "retrieval-operator", str(chart), *show, *arguments)
+        assert done.returncode == 0, done.stderr
+        return str(yaml.safe_load(done.stdout)["notes"])
+
+    return printed

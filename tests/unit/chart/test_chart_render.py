@@ -82,9 +82,9 @@ def test_pods_satisfy_pod_security_restricted(render, arguments) -> None:
 
 
 def environment(objects: dict[Any, Any]) -> dict[str, str]:
-    """Of the operator's container."""
+    """Of the operator's container: its own settings."""
     container = objects[OPERATOR]["spec"]["template"]["spec"]["containers"][0]
-    return {variable["name"]: variable["value"] for variable in container["env"]}
+    return {one["name"]: one["value"] for one in container["env"] if one["name"].startswith(ENVIRONMENT_PREFIX)}
 
 
 @ALL_SETTINGS
@@ -172,6 +172,27 @@ def test_the_hook_and_all_it_needs_are_gone_when_it_is_done(render) -> None:
         assert hook["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
 
 
+def test_the_hook_runs_where_and_before_whom_the_operator_does(render) -> None:
+    found = pods(render("--values", str(EVERY_VALUE)))
+    placed = ("priorityClassName", "nodeSelector", "tolerations", "affinity", "enableServiceLinks")
+    operator, hook = ({key: pod[key] for key in placed} for pod in found.values())
+    assert operator == hook
+
+
+def test_the_hook_gives_up_before_helm_does(render) -> None:
+    """Helm waits five minutes unless it is told otherwise; what the Job says then is better than its time-out."""
+    assert render()["Job", "ops", "retrieval-operator-uninstall"]["spec"]["activeDeadlineSeconds"] < 300
+
+
+def test_a_definition_that_goes_needs_a_hook_that_lets_the_objects_go(helm) -> None:
+    refused = helm(
+        "template", "test", str(CHART), "--kube-version", "1.30.0",
+        "--set", "crds.keep=false,uninstall.releaseFinalizers=false",
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "expected uninstall.releaseFinalizers or uninstall.deleteObjects" in refused.stderr
+
+
 def test_the_hook_can_be_left_out(render) -> None:
     assert [name for name in render("--set", "uninstall.releaseFinalizers=false") if "uninstall" in name[2]] == []
 
@@ -208,6 +229,9 @@ REFUSED = {
     "an address with a password": ("mlflow.connections.default.uri=http://a:b@c", "does not match pattern"),
     "a connection with an impossible name": ("mlflow.connections.My_Flow.uri=http://c", "does not match pattern"),
     "a namespace with an impossible name": ("watch.namespaces={Feed}", "does not match pattern"),
+    "a label that selects the operator": ("podLabels.app\\.kubernetes\\.io/component=mine", "'not' failed"),
+    "a variable that is a setting": ("extraEnv[0].name=RETRIEVAL_OPERATOR_WORKERS", "'not' failed"),
+    "a pull secret without a name": ("imagePullSecrets[0].secret=registry", "missing property 'name'"),
     "no worker": ("workers=0", "minimum: got 0, want 1"),
     "a log level that does not exist": ("logLevel=loud", "value must be one of"),
 }

@@ -1,4 +1,4 @@
-"""docs/operations.md knows every condition and reason, and its examples are ones the API accepts."""
+"""docs/operations.md knows every condition, reason and metric, and its examples are ones the API accepts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import REGISTRY
 
 from retrieval_operator.api import constants
 from retrieval_operator.api.conditions import ConditionType, Reason
 from retrieval_operator.api.objects import parse_manifests
+from retrieval_operator.telemetry import ObjectStates
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -35,6 +37,14 @@ def test_every_condition_is_explained_once() -> None:
 def test_every_reason_has_a_meaning_and_something_to_do() -> None:
     assert sorted(first_words("Reasons")) == sorted(Reason)
     assert all(len(row) == 3 and all(row) for row in rows("Reasons"))
+
+
+def test_every_metric_is_explained_once_and_alerts_name_no_other() -> None:
+    metrics = [*REGISTRY.collect(), *ObjectStates(lambda: (), lambda: 0).collect()]
+    names = [f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics]
+    ours = sorted(name for name in names if name.startswith("retrieval_operator_"))
+    assert sorted(first_words("Metrics")) == ours
+    assert set(re.findall(r"retrieval_operator_\w+", PAGE)) == set(ours)
 
 
 def test_every_request_is_the_annotation_that_the_operator_reads() -> None:

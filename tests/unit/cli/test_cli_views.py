@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.cli import views
 from retrieval_operator.cli.output import as_text, table
@@ -50,6 +51,24 @@ def test_describe_of_a_fresh_object_says_that_nobody_looked_yet(fresh: Retrieval
 
 def test_get_is_one_line_per_object(busy: RetrievalModel, fresh: RetrievalModel, now: int, golden) -> None:
     golden("cli/get.txt", as_text([table(views.ROW_HEADERS, [views.row(busy, now), views.row(fresh, now)])]))
+
+
+@pytest.mark.parametrize(("stays", "sentence"), [(True, "MLflow is not reachable"), (False, "it is being deleted")])
+def test_the_message_of_a_deleted_object_is_what_keeps_it_and_never_that_it_serves(
+    busy: RetrievalModel, now: int, stays: bool, sentence: str
+) -> None:
+    stalled = Condition(
+        type=ConditionType.STALLED,
+        status="True",
+        reason=Reason.REGISTRY_UNAVAILABLE,
+        message="MLflow is not reachable",
+        observed_generation=3,
+        last_transition_time=now,
+    )
+    said = [*busy.status.conditions, *([stalled] if stays else [])]
+    status = busy.status.model_copy(update={"phase": "Deleting", "candidate": None, "conditions": said})
+    metadata = busy.metadata.model_copy(update={"deletion_timestamp": now})
+    assert views.message(busy.model_copy(update={"metadata": metadata, "status": status})) == sentence
 
 
 def test_what_get_prints_as_yaml_can_be_applied_again(busy: RetrievalModel, golden) -> None:

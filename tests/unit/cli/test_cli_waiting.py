@@ -4,6 +4,7 @@ import pytest
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import CandidateKind
 from retrieval_operator.cli.waiting import Until, Verdict, progress, verdict
 
 T = ConditionType
@@ -69,6 +70,17 @@ def test_when_waiting_is_over(
 def test_what_waits_for_mlflow_is_not_over(busy: RetrievalModel, until: Until) -> None:
     away = condition(T.PROMOTED, "False").model_copy(update={"reason": Reason.REGISTRY_UNAVAILABLE})
     assert verdict(with_conditions(busy, away, candidate=None), until) is None
+
+
+def test_nobody_waits_for_a_suspended_candidate_but_for_a_way_back(busy: RetrievalModel) -> None:
+    rests = with_conditions(busy, condition(T.PROMOTED, "False"))
+    rests = rests.model_copy(update={"spec": rests.spec.model_copy(update={"suspend": True})})
+    assert verdict(rests, Until.SETTLED) == Verdict(True, "GatesFailed: because")
+    found = verdict(rests, Until.PROMOTED)
+    assert found is not None and not found.reached
+    assert rests.status.candidate is not None
+    back = rests.status.candidate.model_copy(update={"kind": CandidateKind.ROLLBACK})
+    assert verdict(with_conditions(rests, condition(T.PROMOTED, "False"), candidate=back), Until.SETTLED) is None
 
 
 def test_the_verdict_says_why(busy: RetrievalModel) -> None:

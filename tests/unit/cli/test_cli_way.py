@@ -106,7 +106,12 @@ STALLED = condition(ConditionType.STALLED, "True", Reason.GATES_FAILED, "recall 
 UNREADABLE = condition(ConditionType.STALLED, "True", Reason.INVALID_SPEC, "correct it")
 MISSING = condition(ConditionType.DEPENDENCIES_READY, "False", Reason.DEPENDENCY_MISSING, "storage: no claim models")
 PROMOTED = condition(ConditionType.PROMOTED, "True", Reason.PROMOTED, "stack s-0002 is champion")
+DOWN = condition(ConditionType.READY, "False", Reason.CHAMPION_NOT_READY, "stack s-0002 has no ready server")
 WAITS = condition(ConditionType.PROMOTED, "False", Reason.REGISTRY_UNAVAILABLE, "MLflow is not reachable")
+
+STAYS = condition(
+    ConditionType.STALLED, "True", Reason.REGISTRY_UNAVAILABLE, "MLflow is not reachable; or let the files stay"
+)
 
 Change = Callable[[RetrievalModel, int], RetrievalModel]
 
@@ -151,10 +156,27 @@ def going_back(model: RetrievalModel) -> RetrievalModel:
             "it is suspended: no new work is started, the champion keeps serving",
         ),
         (
+            lambda m, _: with_status_of(with_spec(m, suspend=True), champion=None),
+            "it is suspended: no new work is started",
+        ),
+        (
             lambda m, _: going_back(with_spec(at(m, Step.DEPLOYING), suspend=True)),
             "Stack, then Promotion",
         ),
         (lambda m, _: quiet(m, PROMOTED), "nothing, until something is changed"),
+        (
+            lambda m, _: quiet(m, PROMOTED, DOWN),
+            "the champion is made ready again: stack s-0002 has no ready server",
+        ),
+        (
+            lambda m, _: with_spec(quiet(m, PROMOTED, DOWN), data={"schedule": "0 3 * * *"}),
+            "the champion is made ready again: stack s-0002 has no ready server; "
+            "the next training at 2023-11-15 03:00:00Z",
+        ),
+        (
+            lambda m, _: with_status_of(quiet(m, PROMOTED, DOWN), champion=None),
+            "nothing, until something is changed",
+        ),
         (baking, "until 2023-11-14 22:14:20Z a failed check rolls back"),
         (
             lambda m, _: with_spec(
@@ -170,9 +192,26 @@ def test_what_comes_next_is_a_sentence(busy: RetrievalModel, now: int, change: C
     assert what_next(change(busy, now), now) == sentence
 
 
-def test_a_deleted_object_has_only_that_before_it(busy: RetrievalModel, now: int) -> None:
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m, _: m, "it is being deleted"),
+        (
+            lambda m, _: with_status_of(m, observed_generation=2),
+            "it is being deleted; no operator has looked at generation 3 yet",
+        ),
+        (lambda m, _: quiet(m, STAYS), "it is being deleted; MLflow is not reachable; or let the files stay"),
+        (
+            lambda m, _: with_status_of(quiet(m, STALLED), observed_generation=2),
+            "it is being deleted; no operator has looked at generation 3 yet",
+        ),
+    ],
+)
+def test_a_deleted_object_has_only_that_before_it_and_says_what_keeps_it(
+    busy: RetrievalModel, now: int, change: Change, sentence: str
+) -> None:
     deleted = busy.metadata.model_copy(update={"deletion_timestamp": now})
-    assert what_next(busy.model_copy(update={"metadata": deleted}), now) == "it is being deleted"
+    assert what_next(change(busy.model_copy(update={"metadata": deleted}), now), now) == sentence
 
 
 async def test_following_draws_until_a_signal_and_waits_for_what_is_away(

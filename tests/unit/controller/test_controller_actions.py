@@ -11,6 +11,7 @@ from controller_examples import NOW, RECORD, WORKLOAD
 from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain import plan as plans
+from retrieval_operator.domain.observed import Problem
 from retrieval_operator.domain.plan import Action, EmitEvent
 from retrieval_operator.perform import CALLS
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
@@ -65,7 +66,6 @@ async def test_every_action_becomes_its_port_call_in_the_plans_order(world: Any,
     ("error", "outcome", "status_written"),
     [
         (Retryable("busy"), "delayed", True),
-        (Rejected("quota"), "refused", True),
         (Stale("another uid"), "stale", False),
         (Gone("its namespace is being deleted"), "stale", False),
         (ZeroDivisionError("a defect"), "crashed", False),
@@ -80,6 +80,34 @@ async def test_an_action_that_fails_stops_those_after_it(
     assert result.outcome == outcome
     assert world.count("workloads.stop") == 0
     assert world.count("models.write_status") == status_written
+
+
+@pytest.mark.parametrize(
+    "action", [action for action, call in EVERY_ACTION if not call[0].startswith(("registry.", "models.emit"))]
+)
+async def test_a_refusal_stops_only_what_relies_on_it(world: Any, action: Action, a_plan: Call) -> None:
+    """A repair that a quota forbids must not keep a mended image from its rollout."""
+    calls = {type(one): call[0] for one, call in EVERY_ACTION}
+    later = START if action is STOP else STOP
+    world.failures = {calls[type(action)]: Rejected("exceeded quota")}
+    result = await world.controller(a_plan(action, later)).reconcile(KEY)
+    assert result.outcome == "refused"
+    relied_on = isinstance(action, plans.SetFinalizer | plans.SwitchTraffic | plans.StopTraffic)
+    assert (calls[type(later)] in [call[0] for call in world.writes]) is not relied_on
+
+
+async def test_a_refusal_is_among_the_problems_of_the_next_pass_and_no_longer(world: Any, a_plan: Call) -> None:
+    world.failures["stacks.create"] = Rejected("exceeded quota")
+    create = next(action for action, call in EVERY_ACTION if call[0] == "stacks.create")
+    controller = world.controller(a_plan(create), a_plan(create), a_plan(), a_plan())
+    assert (await controller.reconcile(KEY)).outcome == "refused"
+    assert (await controller.reconcile(KEY)).outcome == "refused"
+    world.failures.clear()
+    result = await controller.reconcile(KEY)
+    assert (result.outcome, result.requeue_after_s) == ("settled", 0.0), "what the status says of it is over"
+    assert (await controller.reconcile(KEY)).requeue_after_s is None
+    problem = Problem(dependency="request", message="CreateStack was refused: exceeded quota", holds_back=False)
+    assert [observed.problems for _, observed, _ in world.seen] == [(), (problem,), (problem,), ()]
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(Retryable("away"), "delayed"), (Rejected("forbidden"), "refused")])

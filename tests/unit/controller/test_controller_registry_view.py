@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
+from retrieval_operator.adapters.mlflow import Connection, MlflowRegistry
 from retrieval_operator.api.status import Candidate, CandidateKind, RetrievalModelStatus
+from retrieval_operator.controller import Controller
+from retrieval_operator.domain.observed import Problem
 from retrieval_operator.ports import Retryable
+from retrieval_operator.work_queue import WorkQueue
 
 Call = Callable[..., Any]  # a fixture of conftest.py
 
@@ -60,3 +67,57 @@ async def test_an_unreachable_registry_is_asked_again_in_the_next_pass(world: An
     del world.failures["registry.observe"]
     await controller.reconcile(KEY)
     assert world.count("registry.observe") == 2
+
+
+def test_a_registry_that_takes_too_long_does_not_hold_up_the_rest(
+    in_virtual_time: Any, world: Any, a_plan: Call
+) -> None:
+    async def story() -> None:
+        world.during["registry.observe"] = lambda: asyncio.sleep(10_000)
+        result = await world.controller(a_plan(requeue=5.0), registry_deadline_s=20).reconcile(KEY)
+        assert asyncio.get_running_loop().time() == pytest.approx(20)
+        assert result.outcome == "settled"
+        observed = world.seen[0][1]
+        assert observed.registry is None
+        late = "its runs and reports were not read within 20 s; the next look goes on from there"
+        assert observed.problems == (Problem(dependency="registry", message=late),)
+
+    in_virtual_time(story())
+
+
+def test_a_preview_waits_for_the_registry_however_long_it_takes(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
+    """Nothing is late for it, and a command that begins anew each time would never get beyond a deadline."""
+    world.during["registry.observe"] = lambda: asyncio.sleep(10_000)
+    observed, _ = in_virtual_time(world.controller(a_plan()).preview(world.model))
+    assert observed.registry is not None
+
+
+def test_a_hundred_objects_whose_mlflow_hangs_are_still_looked_at_in_time(
+    in_virtual_time: Any, world: Any, a_plan: Call
+) -> None:
+    looks: list[float] = []
+
+    async def hang(_request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(15)
+        raise httpx.ReadTimeout("")
+
+    async def story() -> None:
+        loop, queue = asyncio.get_running_loop(), WorkQueue()
+        connections = {"default": Connection(uri="http://mlflow.test")}
+        registry = MlflowRegistry(connections, now=loop.time, transport=httpx.MockTransport(hang))
+
+        def decide(*_: Any) -> Any:
+            looks.append(loop.time())
+            return a_plan(requeue=5.0)
+
+        controller = Controller(replace(world.ports(), registry=registry), decide, lambda: NOW + int(loop.time()))
+        for number in range(100):
+            queue.add(f"default/feed-{number}")
+        work = asyncio.create_task(controller.work(queue, workers=4))
+        await asyncio.sleep(120)
+        queue.stop()
+        await work
+        await registry.close()
+
+    in_virtual_time(story())
+    assert len(looks) > 100 * 120 / 5 * 0.8, "each about every 5 s; 32 if each had to wait for its own time-out"

@@ -1,4 +1,4 @@
-"""How old what serves is, as Prometheus sees it; and the log lines of libraries."""
+"""What Prometheus sees of every object: its conditions, how old what serves is; and the log lines of libraries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from retrieval_operator.api.status import CandidateKind, Champion, HistoryEntry, RetrievalModelStatus, StackRecord
-from retrieval_operator.telemetry import ChampionAges, configure_foreign_logging
+from retrieval_operator.telemetry import ObjectStates, Statuses, configure_foreign_logging
 
 NOW = 1_700_000_000
 HOUR = 3600
@@ -49,10 +49,14 @@ def promotion(stack: str, generation: str, at: int, outcome: str = "Promoted") -
     )
 
 
-def ages(status: RetrievalModelStatus) -> dict[str, float]:
+def scraped(statuses: Statuses) -> list[str]:
     registry = CollectorRegistry()
-    registry.register(ChampionAges(lambda: [("ml", "feed", status)], lambda: NOW))
-    lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+    registry.register(ObjectStates(statuses, lambda: NOW))
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def ages(status: RetrievalModelStatus) -> dict[str, float]:
+    lines = scraped(lambda: [("ml", "feed", status)])
     labelled = '_age_seconds{name="feed",namespace="ml"}'
     assert all(labelled in line for line in lines)
     return {line.split("_age_")[0].rpartition("champion_")[2]: float(line.split()[1]) for line in lines}
@@ -80,6 +84,27 @@ def test_neither_a_rollback_nor_another_server_makes_an_index_young_again() -> N
         promotion("s0", "g1", NOW - 30 * HOUR),  # the same index behind an older server
     ]
     assert ages(RetrievalModelStatus(champion=back, history=history))["index"] == 30 * HOUR
+
+
+def condition(kind: ConditionType, status: ConditionStatus) -> Condition:
+    return Condition(type=kind, status=status, reason=Reason.TRAINING, observed_generation=1, last_transition_time=NOW)
+
+
+def test_a_condition_has_one_series_for_the_status_it_has_now_and_none_once_the_object_is_gone() -> None:
+    objects = {"feed": [condition(ConditionType.READY, "False"), condition(ConditionType.GATES_PASSED, "Unknown")]}
+
+    def statuses() -> list[tuple[str, str, RetrievalModelStatus]]:
+        return [("ml", name, RetrievalModelStatus(conditions=found)) for name, found in objects.items()]
+
+    labels = 'name="feed",namespace="ml"'
+    assert scraped(statuses) == [
+        f'retrieval_operator_condition{{{labels},status="False",type="Ready"}} 1.0',
+        f'retrieval_operator_condition{{{labels},status="Unknown",type="GatesPassed"}} 1.0',
+    ]
+    objects["feed"] = [condition(ConditionType.READY, "True")]
+    assert scraped(statuses) == [f'retrieval_operator_condition{{{labels},status="True",type="Ready"}} 1.0']
+    del objects["feed"]
+    assert scraped(statuses) == []
 
 
 @pytest.fixture

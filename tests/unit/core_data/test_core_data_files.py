@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_core import files
-from retrieval_core.errors import BadInput, TemporarilyUnavailable
+from retrieval_core.errors import BadInput, StorageFailed, TemporarilyUnavailable
 
 json_documents = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -159,6 +159,37 @@ def test_a_uri_that_leads_nowhere_says_so(memory, monkeypatch):
     monkeypatch.setattr(type(memory), "find", unreachable)
     with pytest.raises(TemporarilyUnavailable, match="memory://bucket/x: connection refused"):
         files.local_path("memory://bucket/x")
+
+
+@pytest.mark.parametrize("scheme", ["memory://bucket/new/x", "{tmp}/new/x"])
+def test_a_place_that_can_be_written_to_is_left_as_it_was(scheme, memory, tmp_path):
+    uri = scheme.format(tmp=tmp_path)
+    files.require_writable(uri)
+    filesystem, path = files._filesystem(uri)
+    assert not filesystem.exists(path) or not filesystem.find(path)
+    files.publish(_directory(tmp_path / "x", 1), uri, "LAST.json")
+    files.require_writable(uri)
+    assert [name.rpartition("/")[2] for name in filesystem.find(path)] == ["LAST.json", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "does", "error", "expected"),
+    [
+        ("pipe_file", PermissionError("no right"), BadInput, "memory://bucket/x: access was denied .*credentials"),
+        ("pipe_file", ConnectionError("refused"), TemporarilyUnavailable, "memory://bucket/x: refused"),
+        ("rm_file", PermissionError("no right"), BadInput, "memory://bucket/x: access was denied"),
+        ("cat_file", b"another", StorageFailed, "reads as something else"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_told(operation, does, error, expected, memory, monkeypatch):
+    def broken(*_arguments, **_options):
+        if isinstance(does, bytes):
+            return does
+        raise does
+
+    with monkeypatch.context() as patch, pytest.raises(error, match=expected):
+        patch.setattr(type(memory), operation, broken)
+        files.require_writable("memory://bucket/x")
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
+from retrieval_operator.domain.plan import CreateStack, SwitchTraffic
 from retrieval_operator.domain.simulate import (
     World,
     run_until_settled,
@@ -104,6 +105,46 @@ def test_a_rollback_left_on_the_object_does_nothing_when_a_retry_brings_that_sta
     retried = asked | {"retrieval-operator.io/retry": "once more"}
     run_until_settled(make(second, status=back.status, generation=2, annotations=retried), world)
     assert world.traffic.live.stack == newer  # type: ignore[union-attr]
+
+
+def test_the_traffic_goes_back_before_anybody_tries_to_repair_what_it_leaves(step: Call, second_life: Call) -> None:
+    """The repair may be refused, by a quota or a webhook, and clients must not wait for that."""
+    world = World()
+    model = second_life(world)
+    del world.stacks[model.status.champion.stack]  # type: ignore[union-attr]
+    kinds: list[type] = []
+    while SwitchTraffic not in kinds:
+        world.stacks.pop(model.status.champion.stack, None)  # type: ignore[union-attr]
+        model, plan = step(model, world, seconds=10)
+        kinds = [type(action) for action in plan.actions]
+    assert CreateStack in kinds
+    assert kinds.index(SwitchTraffic) < kinds.index(CreateStack)
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asked for", "by itself"])
+def test_going_back_after_the_status_was_lost_is_no_promotion(asks: bool, make: Make, second_life: Call) -> None:
+    """The history that is found again knows the stack that was live before, too."""
+    world = World()
+    model = second_life(world)
+    champion, older = model.status.champion, world.traffic.previous
+    changes = {"spec.data.revision": "2"}
+    model = make(changes, generation=2)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert [entry.outcome for entry in model.status.history] == ["Promoted", "Promoted"]
+    asked = {"retrieval-operator.io/rollback": f"{champion.token}:{older}"} if asks else {}  # type: ignore[union-attr]
+    if not asks:
+        world.stacks[champion.stack] = replace(world.stacks[champion.stack], ready_replicas=0, failed="it exits")  # type: ignore[union-attr]
+    final = run_until_settled(make(changes, status=model.status, generation=2, annotations=asked), world)[-1][1]
+    assert world.traffic.live is not None and world.traffic.live.stack == older
+    assert final.status.history[0].outcome == "RolledBack"
+    assert [run.tags.get("retrieval.verdict") for run in world.runs.values() if run.step == "train"] == [
+        "Promoted",
+        "RolledBack",
+    ]
+
+    wiped = run_until_settled(make(changes, generation=2, annotations=asked), world)[-1][1]
+    assert world.traffic.live.stack == older, "nor is what was left promoted again when the status is lost once more"
+    assert wiped.status.candidate is None
 
 
 NEW_SERVING = {"spec.data.revision": "2", "spec.serving.connectionAgeSeconds": 19}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel
-from retrieval_operator.api.status import RetrievalModelStatus, Step
+from retrieval_operator.api.status import CandidateKind, RetrievalModelStatus, Step
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.simulate import (
     World,
@@ -34,6 +36,28 @@ def test_a_schedule_takes_each_slot_once_and_skips_what_it_slept_through(make: M
     assert sum("-train-" in name for name in world.specs) == first + 2
 
 
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [("spec.data.schedule", CandidateKind.REVISION), ("spec.index.refresh.schedule", CandidateKind.REFRESH)],
+)
+def test_a_settled_object_wakes_itself_at_its_next_slot(
+    make: Make, step: Call, schedule: str, kind: CandidateKind
+) -> None:
+    """Nothing else does: no event comes with a slot, and a pass only comes when the pass before asked for it."""
+    slot = 1_700_013_600  # 03:00 in Berlin; it is 23:13:20 there
+    world = World(now=1_700_000_000)
+    asked = {schedule: "0 3 * * *", "spec.data.timeZone": "Europe/Berlin", "metadata.creationTimestamp": world.now}
+    model = make(asked)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    while True:
+        model, plan = step(model, world, seconds=0)
+        if model.status.candidate is not None:
+            break
+        assert world.now < slot and plan.requeue_after_s is not None, "nobody would ever look again"
+        world.tick(round(plan.requeue_after_s))
+    assert (model.status.candidate.kind, world.now) == (kind, slot)
+
+
 def test_a_wiped_status_does_not_take_up_an_old_slot(make: Make) -> None:
     world = World(now=1_700_000_000)
     hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000 - 7200}
@@ -58,6 +82,8 @@ def test_suspend_stops_a_training_and_resuming_goes_on_with_the_next_attempt(
     model, plan = step(suspended, world)
     assert [workload.reason for workload in world.workloads.values()] == ["Stopped"]
     assert condition(plan.status, ConditionType.SUSPENDED)[0] == "True"
+    said = next(one for one in plan.status.conditions if one.type is ConditionType.SUSPENDED)
+    assert said.message == "spec.suspend is true: no new work is started", "nothing serves yet"
     resumed = make(status=model.status, generation=3)
     assert run_until_settled(resumed, world)[-1][1].status.phase == "Live"
     assert sorted(name.split("-train-")[1] for name in world.specs if "-train-" in name) == ["1", "2"]

@@ -132,6 +132,15 @@ def test_a_removal_that_fails_keeps_the_object_says_why_and_is_tried_again(make:
     assert world.finalizer is False
 
 
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_every_pass_says_that_the_deletion_was_seen(make: Make, policy: str) -> None:
+    """A cluster counts the deletion as a generation: else the object looks as if no operator were there."""
+    world = World()
+    taken = passes(deleting(make, world, policy), world, 40)
+    assert len(taken) > 2, "else no pass in between was looked at"
+    assert {plan.status.observed_generation for plan in taken} == {2}
+
+
 def test_going_back_to_retain_lets_the_object_go_at_once(make: Make) -> None:
     world = World()
     model = deleting(make, world, "Delete")

@@ -115,6 +115,30 @@ def test_threads_are_the_containers_processors_shared_among_its_processes(
     assert env.get("OMP_NUM_THREADS") == threads
 
 
+@pytest.mark.parametrize(
+    ("size", "processes", "mounted"),
+    [
+        ("8Gi", 1, {"medium": "Memory", "sizeLimit": "8Gi"}),
+        ("8Gi", 2, {"medium": "Memory", "sizeLimit": "8Gi"}),
+        (None, 2, {"medium": "Memory"}),
+        (None, 1, None),
+    ],
+)
+def test_processes_of_one_pod_have_shared_memory_without_being_asked(
+    workloads, make, work_of, size, processes, mounted
+):
+    def edit(spec):
+        spec["training"]["processesPerNode"] = processes
+        spec["training"]["pod"].pop("sharedMemory")
+        spec["training"]["pod"] |= {"sharedMemory": size} if size else {}
+
+    model = make(edit)
+    for pod in pod_specs(workloads.manifest(model, work_of(model)["train"])):
+        paths = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        sources = {volume["name"]: volume.get("emptyDir") for volume in pod["volumes"]}
+        assert sources.get(paths.get("/dev/shm", "")) == mounted
+
+
 def test_an_indexed_job_ends_at_once_with_an_exit_code_that_no_retry_helps(workloads, model, work):
     spec = workloads.manifest(model, work["encode"])["spec"]
     (codes,) = [rule["onExitCodes"]["values"] for rule in spec["podFailurePolicy"]["rules"] if "onExitCodes" in rule]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from typing import Any
 
+import httpx
 import pytest
 from mlflow_answers import EXPERIMENT, MAINTENANCE, OWNED, version_entry
 
@@ -160,3 +163,94 @@ class TestAnswersOfSomebodyElse:
         registry, _ = scripted([(request_, MAINTENANCE)])
         with pytest.raises(Rejected, match="which is not MLflow's; check"):
             await call(registry, model)
+
+
+class ManyReports:
+    """An MLflow with so many finished runs. Reports take no time but wait while `is_open` is not set."""
+
+    def __init__(self, count: int) -> None:
+        self.reports = {f"r{n}": json.dumps({"id": f"b-{n}"}).encode() for n in range(count)}
+        self.failing = ""  # the run whose report the store cannot give now
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.read: list[str] = []
+        self.waiting = 0
+        self.most_waiting = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        match request.url.path.removeprefix("/api/2.0/mlflow/"):
+            case "experiments/get-by-name":
+                return httpx.Response(200, json=EXPERIMENT[1])
+            case "runs/search":
+                return httpx.Response(200, json={"runs": [self._run(name) for name in self.reports]})
+            case "/get-artifact":
+                return await self._report(request.url.params["run_id"])
+            case "artifacts/list":
+                return httpx.Response(200, json={"files": [{"path": "report.json"}]})
+        return httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+
+    def _run(self, name: str) -> dict[str, Any]:
+        tags = {"retrieval.step": "eval", "retrieval.key": name}
+        tags["retrieval.report"] = hashlib.sha256(self.reports[name]).hexdigest()
+        listed = [{"key": key, "value": value} for key, value in tags.items()]
+        return {"info": {"run_id": name, "status": "FINISHED"}, "data": {"tags": listed}}
+
+    async def _report(self, name: str) -> httpx.Response:
+        self.waiting += 1
+        self.most_waiting = max(self.waiting, self.most_waiting)
+        try:
+            await asyncio.sleep(0)
+            if len(self.read) >= 5:
+                await self.is_open.wait()
+        finally:
+            self.waiting -= 1
+        if name == self.failing:
+            return httpx.Response(500, text="the store is busy")
+        self.read.append(name)
+        return httpx.Response(200, content=self.reports[name])
+
+
+class TestManyReports:
+    @pytest.fixture
+    async def mlflow(self):
+        return ManyReports(20)
+
+    @pytest.fixture
+    async def registry(self, mlflow):
+        registry = MlflowRegistry({"default": Connection(uri="http://m")}, transport=httpx.MockTransport(mlflow))
+        yield registry
+        await registry.close()
+
+    async def test_are_read_a_few_at_a_time_and_once(self, mlflow, registry, model):
+        for _ in range(2):
+            observed = await registry.observe(model)
+            assert {run.report["id"] for run in observed.runs.values()} == {f"b-{n}" for n in range(20)}
+        assert sorted(mlflow.read) == sorted(mlflow.reports)
+        assert mlflow.most_waiting == 4
+
+    async def test_a_look_that_was_cut_is_gone_on_with(self, mlflow, registry, model):
+        mlflow.is_open.clear()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await registry.observe(model)
+        mlflow.is_open.set()
+        assert len((await registry.observe(model)).runs) == 20
+        assert sorted(mlflow.read) == sorted(mlflow.reports), "none was read twice"
+
+    async def test_a_report_that_cannot_be_read_now_costs_no_other_one(self, mlflow, registry, model):
+        mlflow.failing = "r12"
+        with pytest.raises(Retryable, match="the store is busy"):
+            await registry.observe(model)
+        assert len(mlflow.read) >= 4, "those asked for before it"
+        mlflow.failing = ""
+        assert (await registry.observe(model)).report("eval", "r12") == {"id": "b-12"}
+        assert sorted(mlflow.read) == sorted(mlflow.reports), "none was read twice"
+
+    async def test_of_runs_that_are_gone_are_forgotten(self, mlflow, registry, model):
+        await registry.observe(model)
+        gone = mlflow.reports.pop("r3")
+        await registry.observe(model)
+        mlflow.reports["r3"] = gone
+        await registry.observe(model)
+        assert mlflow.read.count("r3") == 2
+        assert len(mlflow.read) == 21

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from retrieval_operator.adapters.kubernetes.kinds import Kind, Object
 
-# Field managers: one for children (and our finalizer), one for the status.
+# Field managers: one for children and our finalizer (to the API server, creates and merge patches are of who the user
+# agent says, so that has this name, too), one for the status.
 MANAGER = "retrieval-operator"
 STATUS_MANAGER = "retrieval-operator-status"
 
@@ -28,11 +29,11 @@ class KubernetesApi(Protocol):
     async def create(self, obj: Object) -> Object | None:
         """The object as created; None: one with that name exists already, whoever made it."""
 
-    async def apply(self, obj: Object, *, manager: str) -> Object:
-        """Server-side apply; conflicts with other managers are overruled. The object as it is then."""
-
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
-        """The same for the status subresource: `obj` holds apiVersion, kind, metadata and status."""
+        """Server-side apply of the status subresource; conflicts with other managers are overruled.
+
+        `obj` holds apiVersion, kind, metadata and status. Returns the object as it is then.
+        """
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, patch: Object, *, resource_version: str = ""

@@ -127,9 +127,6 @@ class WriteThrough:
         created = await self._api.create(obj)
         return None if created is None else self._seen(created)
 
-    async def apply(self, obj: Object, *, manager: str) -> Object:
-        return self._seen(await self._api.apply(obj, manager=manager))
-
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
         return self._seen(await self._api.apply_status(obj, manager=manager))
 

@@ -38,7 +38,8 @@ _UNUSABLE = (ConfigException, OSError, yaml.YAMLError, TypeError, AttributeError
 async def connected(user_agent: str, *, kubeconfig: str = "", context: str = "") -> AsyncIterator[KubernetesClient]:
     """A client as `kubeconfig` or KUBECONFIG says, else as the pod's service account, else as ~/.kube/config.
 
-    `context` is one of the kubeconfig's, "" for its current one. Raises Rejected when none of them can be used.
+    `context` is one of the kubeconfig's, "" for its current one. What stands before a "/" in `user_agent` is the field
+    manager of creates and merge patches. Raises Rejected when none of them can be used.
     """
     configuration = Configuration()
     try:
@@ -99,11 +100,16 @@ class KubernetesClient:
             return None
         return answer.object(f"create {kind} {_shown(namespace, name)}")
 
-    async def apply(self, obj: Object, *, manager: str) -> Object:
-        return await self._apply(obj, manager, "")
-
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
-        return await self._apply(obj, manager, "/status")
+        kind, namespace, name = _address(obj)
+        answer = await self._request(
+            "PATCH",
+            f"{kind.path(namespace, name)}/status",
+            body=obj,
+            content_type=_APPLY_PATCH,
+            query={"fieldManager": manager, "force": "true"},
+        )
+        return answer.object(f"apply {kind} {_shown(namespace, name)}")
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, patch: Object, *, resource_version: str = ""
@@ -121,17 +127,6 @@ class KubernetesClient:
         if answer.code == 404 or (uid and answer.reason == "Conflict"):  # it is another object of that name
             return
         answer.object(f"delete {kind} {_shown(namespace, name)}")
-
-    async def _apply(self, obj: Object, manager: str, subresource: str) -> Object:
-        kind, namespace, name = _address(obj)
-        answer = await self._request(
-            "PATCH",
-            kind.path(namespace, name) + subresource,
-            body=obj,
-            content_type=_APPLY_PATCH,
-            query={"fieldManager": manager, "force": "true"},
-        )
-        return answer.object(f"apply {kind} {_shown(namespace, name)}")
 
     async def _request(
         self,

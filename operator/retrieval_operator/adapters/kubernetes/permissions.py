@@ -5,7 +5,7 @@ python -m retrieval_operator.adapters.kubernetes.permissions > charts/retrieval-
 A request that no row allows is refused by the API server, so a new call comes with its row here. Nobody may read
 Secrets: pods name them, the kubelet reads them.
 
-A server-side apply, and a merge patch, are `patch`; an apply that creates is authorised as `create`, too.
+A server-side apply (of the status), and a merge patch, are `patch`.
 """
 
 from __future__ import annotations

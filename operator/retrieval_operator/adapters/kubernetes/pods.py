@@ -61,7 +61,7 @@ def template(
 
 def spec(program: Program, storage: Storage, pod: Pod, resources: Resources) -> Object:
     """A PodSpec with one container. Raises Rejected for storage that cannot be mounted."""
-    volumes, mounts = _volumes(storage, pod)
+    volumes, mounts = _volumes(storage, pod, program.processes)
     found: Object = {
         "automountServiceAccountToken": False,
         # The variables of Services would be taken for settings of ours: a Service named `grpc` sets GRPC_PORT.
@@ -175,7 +175,7 @@ def _threads(resources: Resources, processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, int(processors / processes)))}
 
 
-def _volumes(storage: Storage, pod: Pod) -> tuple[list[Object], list[Object]]:
+def _volumes(storage: Storage, pod: Pod, processes: int) -> tuple[list[Object], list[Object]]:
     """The pod's volumes, and where its container sees them: storage, /tmp, /dev/shm, then the manifest's own."""
     problem = storage_problem(storage)
     if problem:
@@ -193,8 +193,11 @@ def _volumes(storage: Storage, pod: Pod) -> tuple[list[Object], list[Object]]:
         add(_STORAGE, directory(storage.uri) or "", claim)
     if _TMP_PATH not in taken:
         add(_TMP, _TMP_PATH, {"emptyDir": {}})
-    if pod.shared_memory is not None:
-        add(_SHM, _SHM_PATH, {"emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}})
+    if pod.shared_memory is not None or processes > 1:
+        # Processes of a node exchange gradients there (nccl), for which the runtime's 64Mi are soon too little. Without
+        # a size the container's memory limit bounds it: https://kubernetes.io/docs/concepts/storage/volumes/#emptydir
+        size = {"sizeLimit": pod.shared_memory} if pod.shared_memory is not None else {}
+        add(_SHM, _SHM_PATH, {"emptyDir": {"medium": "Memory", **size}})
     for volume in pod.volumes:
         add(volume.name, volume.mount_path, _source(volume), read_only=volume.read_only)
     return volumes, mounts

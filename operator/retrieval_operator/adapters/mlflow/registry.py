@@ -36,7 +36,7 @@ class MlflowRegistry:
     ) -> None:
         self._cluster = cluster
         self._servers = {
-            name: _Server(connection, RestClient(connection, transport=transport), now)
+            name: _Server(connection, RestClient(connection, transport=transport, now=now), now)
             for name, connection in connections.items()
         }
 

@@ -1,7 +1,8 @@
 """MLflow's REST API 2.0 with errors translated to ours. Knows HTTP and JSON, nothing of runs, versions or owners.
 
 PortError
-├── Retryable     unreachable, time-out, 5xx, 429
+├── Retryable     unreachable, 5xx, 429
+│   ├── NoAnswer            a time-out, our own or a gateway's (504)
 │   └── Stale
 │       ├── NotFound        MLflow's RESOURCE_DOES_NOT_EXIST: a named thing is not there (any more)
 │       └── AlreadyExists   MLflow's RESOURCE_ALREADY_EXISTS: somebody created it in the meantime
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from tenacity import (
 )
 
 from retrieval_operator.adapters.mlflow.connection import Connection
+from retrieval_operator.adapters.mlflow.outage import NoAnswer, Outage
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
 API = "/api/2.0/mlflow/"
@@ -70,7 +73,8 @@ class RestClient:
     """Requests to one MLflow.
 
     Quick transport failures are tried three times within 2.5 s, creations too: a creation that reached MLflow although
-    its answer was lost leaves a twin, and whoever creates looks for twins afterwards.
+    its answer was lost leaves a twin, and whoever creates looks for twins afterwards. While MLflow is silent
+    (outage.py), calls fail at once. `now` gives seconds.
     """
 
     def __init__(
@@ -79,10 +83,12 @@ class RestClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
         self._http = connection.client(transport)
         self._sleep = sleep
+        self._outage = Outage(now)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -105,8 +111,9 @@ class RestClient:
     ) -> dict[str, Any]:
         """One call of the API. `path` as in MLflow's reference, such as `runs/search`. Raises PortError only."""
         call = f"{method} {path}"
-        answer = await self._exchange(method, API + path, params=params, body=body)
-        self._raise_for_status(answer, call)
+        with self._outage.request():
+            answer = await self._exchange(method, API + path, params=params, body=body)
+            self._raise_for_status(answer, call)
         document = answer.document()
         if document is None:
             raise Rejected(
@@ -137,17 +144,22 @@ class RestClient:
         """The bytes of a run's artifact; None when it is not there or larger than ANSWER_MAX_BYTES.
 
         Asks at the address that MLflow's own page uses: it serves every artifact store, proxied by MLflow or not.
+        A time-out is no sign of an outage here: it may be the store's.
         """
+        self._outage.check()
         try:
             answer = await self._exchange("GET", "/get-artifact", params={"run_id": run_id, "path": path})
             self._raise_for_status(answer, f"GET get-artifact {path}")
         except (NotFound, TooLarge):
             return None
+        except NoAnswer:
+            raise  # to ask more would only take another time-out
         except Retryable:
             # Some artifact stores answer 500 for an object that is missing.
             if await self._has_artifact(run_id, path):
                 raise
             return None
+        self._outage.answered()
         return answer.content
 
     async def _has_artifact(self, run_id: str, path: str) -> bool:
@@ -185,7 +197,7 @@ class RestClient:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return Rejected(f"the certificate of {uri} is not trusted ({error}); check the connection's CA file")
         if isinstance(error, httpx.TimeoutException):
-            return Retryable(f"MLflow at {uri} did not answer in time ({type(error).__name__})")
+            return NoAnswer(f"MLflow at {uri} did not answer in time ({type(error).__name__})")
         return Retryable(f"MLflow at {uri} is not reachable: {error or type(error).__name__}")
 
     def _raise_for_status(self, answer: _Answer, call: str) -> None:
@@ -212,7 +224,8 @@ class RestClient:
             case 403, _:
                 raise Rejected(f"MLflow at {uri} forbids {call} (403: {said}); check what the user may do there")
             case _ if status == 429 or status >= 500:
-                raise Retryable(f"MLflow at {uri} failed {call} ({status}: {said})")
+                kind = NoAnswer if status == 504 else Retryable
+                raise kind(f"MLflow at {uri} failed {call} ({status}: {said})")
             case _ if status < 400:
                 raise Rejected(f"{uri} redirects {call} to {answer.location!r}; expected MLflow itself at this address")
             case _:

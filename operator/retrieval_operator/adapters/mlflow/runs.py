@@ -7,10 +7,11 @@ only while two control planes overlap.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ REPORT_ARTIFACT = "report.json"
 PARENT_TAG = "mlflow.parentRunId"
 USER_TAG = "mlflow.user"  # the page's column "Created by"
 _TAGS_PER_BATCH = 100  # MLflow's limit of runs/log-batch
+# Of one object. A gut feeling: `mlflow server` starts four processes that answer.
+_REPORTS_AT_ONCE = 4
 # Whatever else MLflow says of a run (SCHEDULED) has not ended.
 _STATUSES: Mapping[str, RunStatus] = {"FINISHED": "Finished", "FAILED": "Failed", "KILLED": "Killed"}
 
@@ -48,6 +51,11 @@ class Run:
     def rank(self) -> tuple[bool, int, str]:
         """Order among twins: one that has a report first, then the oldest."""
         return TAG_REPORT not in self.tags, self.start_time, self.run_id
+
+    @property
+    def proof(self) -> tuple[str, str]:
+        """Under which its report is kept: another hash promises another report."""
+        return self.run_id, self.tags.get(TAG_REPORT, "")
 
 
 class Runs:
@@ -82,14 +90,11 @@ class Runs:
         first: dict[str, Run] = {}
         for run in await self._search(self._experiments[experiment], {TAG_OWNER: owner}):
             first.setdefault(f"{run.tags.get(TAG_STEP, '')}:{run.tags.get(TAG_KEY, '')}", run)
-        known = self._reports.get(owner, {})
-        reports: dict[tuple[str, str], Mapping[str, Any]] = {}
+        reports = await self._read_reports(owner, list(first.values()))
         observed = {}
         for name, run in first.items():
-            proof = (run.run_id, run.tags.get(TAG_REPORT, ""))
-            report = known.get(proof) or await self._report(run)
+            report = reports.get(run.proof)
             if report is not None:
-                reports[proof] = report
                 await self._finish(run)
             observed[name] = RunObserved(
                 run_id=run.run_id,
@@ -99,7 +104,6 @@ class Runs:
                 tags=run.tags,
                 status="Finished" if report is not None else _STATUSES.get(run.status, "Running"),
             )
-        self._reports[owner] = reports
         return observed
 
     async def ensure(self, owner: str, experiment: str, wanted: EnsureRun) -> None:
@@ -180,6 +184,32 @@ class Runs:
             [_run(entry) async for entry in self._rest.pages("POST", "runs/search", "runs", query)],
             key=lambda run: run.rank,
         )
+
+    async def _read_reports(self, owner: str, runs: Sequence[Run]) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """The reports of these runs by their proof; of others none is remembered any more.
+
+        Each is kept as soon as it is read: after a restart an object may have more than one look has time for, and
+        the next look goes on where this one was cut.
+        """
+        known = self._reports.get(owner, {})
+        reports = {run.proof: known[run.proof] for run in runs if run.proof in known}
+        self._reports[owner] = reports
+        unread = [run for run in runs if TAG_REPORT in run.tags and run.proof not in reports]
+        waiting = iter(unread)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_REPORTS_AT_ONCE, len(unread))):
+                    group.create_task(self._read_into(reports, waiting))
+        except ExceptionGroup as failed:
+            first = failed.exceptions[0]
+            raise first from first.__cause__  # one sentence for a person is enough
+        return reports
+
+    async def _read_into(self, reports: dict[tuple[str, str], Mapping[str, Any]], waiting: Iterator[Run]) -> None:
+        for run in waiting:
+            report = await self._report(run)
+            if report is not None:
+                reports[run.proof] = report
 
     async def _report(self, run: Run) -> Mapping[str, Any] | None:
         """The report, None unless the artifact's bytes are those that the tag promises (docs/contracts.md section 2).
