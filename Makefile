@@ -44,7 +44,7 @@ format: environment ## Rewrite the code as ruff formats it
 	$(RUN) -m ruff format .
 
 .PHONY: check
-check: lint types test ## What CI runs before `make smoke`
+check: lint types test ## What CI runs before what needs a Kubernetes
 
 .PHONY: cluster-up
 cluster-up: environment ## A real single-node Kubernetes with KServe and the training-operator (Linux, root; the first time builds it: half an hour)
@@ -54,17 +54,25 @@ cluster-up: environment ## A real single-node Kubernetes with KServe and the tra
 cluster-down: environment ## Stop it and remove all it made but its logs
 	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster down
 
-.PHONY: smoke-prepare
-smoke-prepare: environment ## Only build what `make smoke` needs: the cluster's programs (half an hour) and our images
+.PHONY: cluster-build
+cluster-build: environment ## Only build its programs (half an hour), or wait for somebody who does
 	@PYTHONPATH=tests/e2e $(RUN) -m native_cluster binaries
+
+.PHONY: smoke-prepare
+smoke-prepare: cluster-build ## Only build what `make smoke` needs: these and our images
 	@PYTHONPATH=tests/e2e $(RUN) -m lives.images
+
+.PHONY: e2e-api
+e2e-api: environment ## All that needs helm or an API server, but no cluster (4 minutes, once the programs are built)
+	$(RUN) -m pytest tests/unit/chart tests/unit/api_crd/test_api_crd_chart.py tests/e2e \
+		--ignore=tests/e2e/lives --ignore-glob='*/test_cluster_*.py' -rs $(ARGS)
 
 .PHONY: smoke
 smoke: environment ## Whole lives of models on that Kubernetes (half an hour; where there is none: "not run")
 	$(RUN) -m pytest tests/e2e/lives -m "e2e and not e2e_full" -rs -s --durations=20 $(ARGS)
 
 .PHONY: e2e
-e2e: environment ## All tests that need a Kubernetes, the stories of `make smoke` among them
+e2e: environment ## All tests that need a Kubernetes, those of `make smoke` among them (RETRIEVAL_E2E_KUBECONFIG: yours)
 	$(RUN) -m pytest tests/e2e -m "e2e and not e2e_full" -rs $(ARGS)
 
 .PHONY: e2e-full

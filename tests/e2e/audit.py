@@ -105,6 +105,10 @@ EXCUSED: Mapping[Right, str] = {
         for kind in (kinds.JOB, kinds.PYTORCH_JOB, kinds.INFERENCE_SERVICE, kinds.POD_DISRUPTION_BUDGET)
     },
 }
+# The stories of `make e2e-full` suspend a training.
+EXCUSED_IN_FULL: Mapping[Right, str] = {
+    right: why for right, why in EXCUSED.items() if right != _watched(kinds.PYTORCH_JOB, "patch")
+}
 
 
 @dataclass(frozen=True)

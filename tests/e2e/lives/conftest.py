@@ -3,12 +3,17 @@
 Everything is installed as docs/operations.md says, from the manifests in examples/kubernetes; what differs is written
 here: image names, and volumes, for the cluster of tests has no provisioner.
 
+A cluster of one's own (RETRIEVAL_E2E_KUBECONFIG) has the training-operator with the template of
+examples/kubernetes/pytorchjob-init-container.yaml, KServe, our images (RETRIEVAL_E2E_IMAGE_TAG), and runs on this
+machine: volumes are directories here. What needs more of it is not run, and says so.
+
 RETRIEVAL_E2E_KEEP=1 is for work on one story: the operator, MLflow and the namespace `feed` with its champion are left,
 and taken as they are by the next run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +27,8 @@ import pytest
 import yaml
 from lives import images
 from lives.deployments import MLFLOW, OPERATOR, Release
+from lives.durations import story_durations
+from lives.nodes import elsewhere
 from lives.place import (
     BUNDLE,
     DATASET,
@@ -35,6 +42,7 @@ from lives.place import (
     manifest,
     own,
     provide_base,
+    seconds,
 )
 from lives.shared_life import Approval, Takeover, approve, take_over
 from lives.tracking import Tracking
@@ -66,6 +74,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Failures are told at once: a run that is out of time does not live to print its summary."""
     if report.failed:
         print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}", flush=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long each story took: what `--durations` tells of single tests."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    tests = [report for report in reports if isinstance(report, pytest.TestReport)]
+    if lines := story_durations(tests):
+        terminalreporter.section("stories (what several share is counted for the first that needs it)")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
 
 
 def _line(item: pytest.Item) -> int:
@@ -107,6 +124,8 @@ def tag(cluster: Any) -> str:
 @pytest.fixture(scope="session")
 def volume(cluster: Any, kubectl: Kubectl) -> Iterator[Callable[[str, str], Path]]:
     """Makes a volume for a claim that is still to come, as an administrator would: writable for our user."""
+    if cluster.binaries is None and (why := elsewhere(json.loads(kubectl("get", "nodes", "--output=json"))["items"])):
+        pytest.skip(f"not run: {why}")
     home = _KEPT_VOLUMES if KEEP else Path(tempfile.mkdtemp(prefix="retrieval-volumes-", dir="/var/tmp"))
     home.mkdir(exist_ok=True)
     home.chmod(0o755)
@@ -190,12 +209,15 @@ def release(cluster: Any, kubectl: Kubectl, helm: Any, tag: str, mlflow: str) ->
 
 
 @pytest.fixture(scope="session")
-def operator(kubectl: Kubectl, release: Release) -> Iterator[None]:
-    """The chart, installed in a namespace of its own and uninstalled at the end."""
+def operator(kubectl: Kubectl, release: Release) -> Iterator[float]:
+    """The chart, installed in a namespace of its own and uninstalled at the end. Since when, in seconds since 1970.
+
+    A story takes it away and installs it anew.
+    """
     if not (KEEP and release.exists()):
         release.install(CHART)
     release.wait()
-    yield
+    yield seconds(release.deployment()["metadata"]["creationTimestamp"])
     if KEEP:
         return
     release.uninstall()
@@ -211,7 +233,7 @@ def audit_log(cluster: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def feed(kubectl: Kubectl, operator: None, examples: Path) -> Iterator[Place]:
+def feed(kubectl: Kubectl, operator: float, examples: Path) -> Iterator[Place]:
     """The namespace of examples/kubernetes/storage.yaml, in which PodSecurity "restricted" is enforced.
 
     Its dataset is the one that the example's Job writes. What happened there is kept in the cluster's logs.

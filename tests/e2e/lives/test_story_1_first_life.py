@@ -6,10 +6,15 @@ serving generation -> InferenceService -> verified -> promoted. The namespace en
 
 from __future__ import annotations
 
+import re
+
 import pyarrow.parquet as pq
 import pytest
 from lives.conftest import DATASET
 from lives.place import Place, names
+from lives.tracking import Tracking, tags
+
+from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(7200)]
 
@@ -26,6 +31,17 @@ def test_two_pods_trained_and_two_pods_encoded(shared_life: Place) -> None:
     encodings = shared_life.list("jobs", name="feed", step="encode")
     assert encodings
     assert all(one["status"]["succeeded"] == one["spec"]["completions"] == 2 for one in encodings)
+
+
+def test_mlflow_has_the_digests_of_what_ran(shared_life: Place, tracking: Tracking) -> None:
+    """With each run that of its program, with the verification that of the servers that it asked, too."""
+    runs = [tags(run["data"]) for run in tracking.runs(f"retrieval/{shared_life.namespace}/feed")]
+    assert {run["retrieval.step"] for run in runs} == {"train", "idxeval", "eval", "index", "verify"}
+    # An image that came to the node without a registry has no name before its digest.
+    digest = re.compile(r"(.+@)?sha256:[0-9a-f]{64}")
+    for run in runs:
+        wanted = {TAG_IMAGE} | ({TAG_SERVER_IMAGE} if run["retrieval.step"] == "verify" else set())
+        assert all(digest.fullmatch(run.get(tag, "")) for tag in wanted), run
 
 
 def test_the_stable_service_answers_with_the_champions_ids(shared_life: Place) -> None:

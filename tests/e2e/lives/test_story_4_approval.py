@@ -1,13 +1,28 @@
-"""With promotion.mode Manual a model waits for a person, who approves it on its page in MLflow."""
+"""With promotion.mode Manual a model waits for a person, who approves it on its page in MLflow.
+
+It is trained as where there is no training-operator: training.backend is Job.
+"""
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from lives.place import Place, condition
-from lives.shared_life import MODEL, NAME, REVIEWER, Approval
+from lives.place import Place, condition, names
+from lives.shared_life import MODEL, NAME, PROCESSES, REVIEWER, Approval
 from lives.tracking import Tracking, tags
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+
+
+def test_a_job_trained_it_with_several_processes_in_its_pod(approval: Approval, shared_life: Place) -> None:
+    candidate = approval.waiting["status"]["candidate"]
+    attempt = {"name": NAME, "step": "train", "key": candidate["revision"]}
+    jobs = shared_life.list("jobs", **attempt)
+    assert [job["status"].get("succeeded") for job in jobs] == [1], names(jobs)
+    assert shared_life.list("pytorchjobs", **attempt) == []
+    bundle = shared_life.on_disk(approval.promoted["status"]["champion"]["bundleUri"])
+    assert json.loads((bundle / "training.json").read_text())["ranks"] == PROCESSES
 
 
 def test_it_waits_ready_to_serve_and_says_for_what(approval: Approval) -> None:

@@ -18,7 +18,6 @@ from lives.deployments import ACCOUNT, OPERATOR, Release
 from lives.killing import made
 from lives.place import Kubectl, Object, Place, is_true, manifest, names
 
-from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.api.constants import FINALIZER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
@@ -60,10 +59,9 @@ def test_a_service_deleted_by_hand_comes_back_and_nothing_else_happens(shared_li
 
 
 @pytest.fixture(scope="module")
-def used(release: Release, shared_life: Place, audit_log: Path) -> audit.Comparison:
+def used(operator: float, shared_life: Place, audit_log: Path) -> audit.Comparison:
     """What the operator did since it was installed, beside the table of its rights."""
-    since = seconds(release.deployment()["metadata"]["creationTimestamp"])
-    requests = [request for request in audit.read(audit_log) if request.asked_at >= since]
+    requests = [request for request in audit.read(audit_log) if request.asked_at >= operator]
     return audit.compare(requests, ACCOUNT, OPERATOR)
 
 

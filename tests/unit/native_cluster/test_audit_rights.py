@@ -177,3 +177,11 @@ def test_the_uninstaller_has_a_table_of_its_own(log) -> None:
 def test_only_rights_that_exist_are_excused_and_each_with_a_reason() -> None:
     assert audit.EXCUSED.keys() <= table()
     assert all(audit.EXCUSED.values())
+
+
+def test_the_full_stories_must_use_what_the_others_may_leave(log) -> None:
+    suspension = Right("watched", "kubeflow.org", "pytorchjobs", "", "patch")
+    assert suspension not in compare(read(log({})), OPERATOR, "ops").unused
+    unused = compare(read(log({})), OPERATOR, "ops", excused=audit.EXCUSED_IN_FULL).unused
+    assert suspension in unused
+    assert not set(unused) & audit.EXCUSED_IN_FULL.keys()

@@ -19,6 +19,7 @@ from native_cluster.images import Image, pack
 from native_cluster.layout import ClusterError, Layout, NotRun
 from native_cluster.prerequisites import _available_memory_gb, _go_directive, _numbers
 
+INIT_CONTAINER = Path(__file__).parents[3] / "examples" / "kubernetes" / "pytorchjob-init-container.yaml"
 SECRETS_LEVELS = ("None", "Metadata")
 
 
@@ -138,6 +139,18 @@ def test_the_training_operator_runs_our_images_and_its_workers_wait_as_restricte
     security = yaml.safe_load(waiting)[0]["securityContext"]
     assert security["runAsNonRoot"] is True
     assert security["allowPrivilegeEscalation"] is False
+
+
+def test_an_administrator_is_told_to_mount_the_template_where_the_cluster_has_it() -> None:
+    words = "".join(line.removeprefix("#") for line in INIT_CONTAINER.read_text().splitlines() if line.startswith("#"))
+    [patch] = re.findall(r"--patch '([^']+)'", words)
+    told = json.loads(patch)["spec"]["template"]["spec"]
+    changed, template = training_operator_objects([deployment("training-operator", "training-operator")])
+    pod = changed["spec"]["template"]["spec"]
+    assert told["volumes"] == pod["volumes"]
+    assert told["volumes"][0]["configMap"]["name"] == template["metadata"]["name"]
+    [container] = told["containers"]
+    assert container == {key: pod["containers"][0][key] for key in ("name", "volumeMounts")}
 
 
 def test_kserve_keeps_one_controller_and_trusts_our_authority_for_its_webhooks() -> None:
