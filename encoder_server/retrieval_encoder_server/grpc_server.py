@@ -96,10 +96,11 @@ class Envelope(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyped lib
             return response
         except Exception as error:  # whatever it is, its caller must get an answer
             code, message, pushback = self._failure(name, error)
-            await context.abort(code, message, (*self._id_metadata, *pushback))
         finally:
             self._metrics.requests.labels(name, code.name).inc()
             self._metrics.request_seconds.labels(name).observe(self._clock() - started_at)
+        # After it was counted: whoever has this answer may look at the metrics at once.
+        return await context.abort(code, message, (*self._id_metadata, *pushback))
 
     def _failure(self, name: str, error: Exception) -> tuple[grpc.StatusCode, str, Metadata]:
         """Code, message and own metadata of the answer to a call that ended with `error`."""

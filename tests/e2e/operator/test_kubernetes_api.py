@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from retrieval_operator.adapters.kubernetes.api import MANAGER, STATUS_MANAGER, KubernetesApi
+from retrieval_operator.adapters.kubernetes.api import STATUS_MANAGER, KubernetesApi
 from retrieval_operator.adapters.kubernetes.client import connected
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
@@ -147,13 +147,6 @@ async def test_a_patch_that_changes_nothing_makes_no_new_version(world: World) -
     assert same["metadata"]["resourceVersion"] == created["metadata"]["resourceVersion"]
 
 
-async def test_what_was_applied_and_is_left_out_goes_and_what_others_set_stays(world: World) -> None:
-    await world.api.apply(world.lease(notes={"a": "1", "b": "2"}), manager=MANAGER)
-    await world.api.patch(LEASE, world.namespace, "one", _notes({"theirs": "x"}))
-    applied = await world.api.apply(world.lease(notes={"b": "3"}), manager=MANAGER)
-    assert applied["metadata"]["annotations"] == {"b": "3", "theirs": "x"}
-
-
 async def test_a_status_is_applied_whole_and_touches_nothing_else(world: World) -> None:
     created = await world.api.create(world.model())
     assert created is not None
@@ -206,8 +199,6 @@ async def test_nothing_is_created_in_a_namespace_that_is_being_deleted(world: Wo
     await world.terminate()
     with pytest.raises(Gone):
         await world.api.create(world.lease())
-    with pytest.raises(Gone):
-        await world.api.apply(world.lease(), manager=MANAGER)
 
 
 @pytest.mark.e2e
