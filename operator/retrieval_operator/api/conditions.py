@@ -80,6 +80,7 @@ class Reason(StrEnum):
     REMOVAL_FAILED = "RemovalFailed"
     IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
     INVALID_SPEC = "InvalidSpec"  # an older or wider definition let in what this operator cannot read
+    UNREADABLE = "Unreadable"  # what runs for the object, such as its Service, says what cannot be read
     DELETING = "Deleting"
 
 

@@ -7,12 +7,13 @@ over explicitly set fields only (domain/identity.py), so a default may change wi
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from retrieval_operator.api.constants import REVISION_HISTORY_MAX
 from retrieval_operator.api.pod import ObjectName, Pod, Quantity, Resources
+from retrieval_operator.api.prompts import Prompts
 from retrieval_operator.api.types import Cron, DecimalString, Fraction, Image, Label, Manifest, Name, TimeZone, Uri
 
 Dimension = Annotated[int, Field(ge=8, le=8192)]
@@ -81,9 +82,8 @@ class Model(Manifest):
         default=None, description="servedDimension is the width the index is searched at; default the largest."
     )
     max_tokens: MaxTokens | None = None
-    prompts: dict[str, Any] | None = Field(
+    prompts: Prompts | None = Field(
         default=None,
-        max_length=16,
         description="prompts (docs/contracts.md section 4); default: derived from the dataset's columns.",
     )
 

@@ -98,7 +98,7 @@ def _has_no_credentials(value: str) -> str:
 def _is_time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # an area alone, such as Europe, is a directory
         raise ValueError(f"{value!r} is no time zone; expected an IANA name such as Europe/Berlin") from None
     return value
 

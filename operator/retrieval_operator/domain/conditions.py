@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
-from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, Step
-from retrieval_operator.domain.candidates import Wanted, rests, training_slot
+from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, RetrievalModelStatus, Step
+from retrieval_operator.domain.candidates import Wanted, asks_for_generation, asks_for_revision, rests
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import newest
-from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
+from retrieval_operator.domain.identity import serving_hash
 
 # The conditions a candidate sets on its way, with the first step at which each is behind it.
 _MILESTONE_CONDITIONS: tuple[tuple[ConditionType, Step], ...] = (
@@ -83,10 +83,31 @@ def conditions(context: Context, found: Found) -> list[Condition]:
     present_while_true = {ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.PROGRESSING}
     kept = {type_: condition for type_, condition in before.items() if type_ not in present_while_true}
     types = [type_ for type_ in ConditionType if type_ in said or type_ in kept]
-    return [_condition(context, type_, said.get(type_), before.get(type_)) for type_ in types]
+    generation = context.model.metadata.generation
+    return [_condition(generation, context.now, type_, said.get(type_), before.get(type_)) for type_ in types]
 
 
-def _condition(context: Context, type_: ConditionType, said: _Said | None, before: Condition | None) -> Condition:
+def not_looked_after(
+    before: RetrievalModelStatus, generation: int, reason: Reason, message: str, now: int
+) -> RetrievalModelStatus:
+    """The status of an object that nothing can be done for: Stalled says why, and whether it serves is not known.
+
+    Champion and history stay for people to read.
+    """
+    was = {condition.type: condition for condition in before.conditions}
+    said = {
+        ConditionType.READY: _Said("Unknown", reason, message),
+        ConditionType.STALLED: _Said("True", reason, message),
+    }
+    gone = {ConditionType.RECONCILING, ConditionType.PROGRESSING}
+    types = [type_ for type_ in ConditionType if type_ in said or (type_ in was and type_ not in gone)]
+    conditions = [_condition(generation, now, type_, said.get(type_), was.get(type_)) for type_ in types]
+    return before.model_copy(update={"conditions": conditions, "observed_generation": generation, "phase": "Stalled"})
+
+
+def _condition(
+    generation: int, now: int, type_: ConditionType, said: _Said | None, before: Condition | None
+) -> Condition:
     if said is None:
         assert before is not None, "a type is listed because it was said now or before"
         return before
@@ -96,8 +117,8 @@ def _condition(context: Context, type_: ConditionType, said: _Said | None, befor
         status=said.status,
         reason=said.reason,
         message=cut(said.message),
-        observed_generation=context.model.metadata.generation,
-        last_transition_time=before.last_transition_time if same and before else context.now,
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if same and before else now,
     )
 
 
@@ -141,11 +162,10 @@ def _promoted(context: Context, found: Found) -> _Said:
 
 def _is_asked_for(context: Context, champion: Champion) -> bool:
     """Whether spec and annotations ask for this very stack, under the schedule slots that it was made for."""
-    spec, cron_slot = context.spec, champion.slot.partition("#")[0]
     return (
-        champion.revision == revision_hash(spec, training_slot(context, cron_slot))
-        and champion.generation_key == generation_key(spec, champion.bundle_id, champion.refresh_slot)
-        and champion.serving_hash == serving_hash(spec)
+        asks_for_revision(context, champion)
+        and asks_for_generation(context, champion)
+        and champion.serving_hash == serving_hash(context.spec)
     )
 
 

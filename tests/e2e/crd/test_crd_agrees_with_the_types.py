@@ -111,6 +111,45 @@ SERVINGS = st.fixed_dictionaries(
         )
     }
 )
+PROMPT_FIELDS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["title", "topic", "history", "engagements", "a<b", "語", "\x85"]),
+            "rendering": st.sampled_from(["text", "category", "percentile"]),
+        },
+        optional={"maxTokens": st.integers(0, 12)},
+    ),
+    min_size=1,
+    max_size=3,
+)
+PROMPT = {"fields": PROMPT_FIELDS, "maxTokens": st.integers(1, 40)}
+PAST_ITEMS = st.fixed_dictionaries({"maxItems": st.integers(0, 2), "fields": PROMPT_FIELDS})
+PROMPTS = st.fixed_dictionaries(
+    {"member": st.fixed_dictionaries(PROMPT, optional={"history": PAST_ITEMS}), "item": st.fixed_dictionaries(PROMPT)}
+).map(lambda prompts: {"model": {"base": "preset:tiny", "prompts": prompts}})
+
+NUMBERS = st.sampled_from(["0", "1", "05", "7", "8", "12", "23", "24", "31", "59", "60"])
+END = st.one_of(NUMBERS, st.sampled_from(["JAN", "feb", "DEC", "SUN", "mon", "Sat", "DEZ", "L"]))
+TERM = st.one_of(
+    st.just("*"),
+    NUMBERS,
+    END,
+    st.builds("{}-{}".format, END, END),
+    st.builds("{}/{}".format, st.one_of(st.just("*"), NUMBERS, st.just("1-5")), NUMBERS),
+    st.builds("{}#{}".format, END, NUMBERS),
+    st.sampled_from(["5L", "LW", "L", "?", "", "MON-FRI/2", "1-5-7", "*/*"]),
+)
+FIELD = st.lists(TERM, min_size=1, max_size=2).map(",".join)
+GOOD = st.sampled_from(["*", "1", "1-5"])
+
+
+def with_one_of(place: int, field: str, others: list[str]) -> dict[str, Any]:
+    """One field at random among good ones, or the texts would nearly all be refused."""
+    schedule = " ".join([*others[:place], field, *others[place:]])
+    return {"data": {"uri": "/data", "revision": "1", "schedule": schedule}}
+
+
+SCHEDULES = st.builds(with_one_of, st.integers(0, 4), FIELD, st.lists(GOOD, min_size=4, max_size=4))
 NAMES = st.text("ab1-.", min_size=1, max_size=34)
 IMMUTABLES = st.fixed_dictionaries(
     {"storage": st.sampled_from(["/store", "/other"]).map(lambda uri: {"uri": uri})},
@@ -155,8 +194,14 @@ def agree(here: str, there: str) -> None:
 
 
 @AGREE
-@given(spec=st.one_of(GATES, MODELS, TRAININGS, SERVINGS))
+@given(spec=st.one_of(GATES, MODELS, TRAININGS, SERVINGS, PROMPTS))
 def test_both_accept_and_refuse_the_same_specs(objects: client.CustomObjectsApi, spec: dict[str, Any]) -> None:
+    agree(said_here(manifest(**spec)), said_there(objects, manifest(**spec)))
+
+
+@AGREE
+@given(spec=SCHEDULES)
+def test_both_accept_and_refuse_the_same_schedules(objects: client.CustomObjectsApi, spec: dict[str, Any]) -> None:
     agree(said_here(manifest(**spec)), said_there(objects, manifest(**spec)))
 
 

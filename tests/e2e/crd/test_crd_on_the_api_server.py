@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,8 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from manifest_cases import CASES, manifest
 from merge_patch import merge_patch
+from native_cluster.binaries import ready_programs
+from native_cluster.layout import NotRun
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.constants import GROUP, KIND, VERSION
@@ -227,14 +228,15 @@ def kubectl(
     api_server: Path, objects: client.CustomObjectsApi, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs kubectl with a home of its own: its discovery cache goes by address, and ports come back."""
-    program = shutil.which("kubectl")
-    if program is None:
-        pytest.skip("not run: there is no kubectl on the PATH")
+    try:
+        binaries = ready_programs("kubectl")
+    except NotRun as reason:
+        pytest.skip(f"not run: {reason}")
     environment = {**os.environ, "KUBECONFIG": str(api_server), "HOME": str(tmp_path_factory.mktemp("kubectl"))}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [program, *arguments],
+            [str(binaries / "kubectl"), *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -253,6 +255,13 @@ def test_explain_tells_each_field_of_a_gate(kubectl: Kubectl) -> None:
     assert "metric <string> enum: recall, hitRate metric: recall, or hitRate (corpus only)." in words
     assert "maxRegression <string> maxRegression: the largest drop against the champion that may be promoted." in words
     assert "k <integer> k: the first k answers count." in words
+
+
+def test_explain_tells_each_field_of_a_prompt(kubectl: Kubectl) -> None:
+    words = " ".join(kubectl("explain", "rm.spec.model.prompts.member.history.fields").stdout.split())
+    assert "name <string> -required- name of a declared column or of a derived field of the dataset." in words
+    assert "rendering <string> -required- enum: text, category, percentile rendering: text or category" in words
+    assert "maxTokens <integer> maxTokens bounds the value's tokens" in words
 
 
 def test_get_shows_phase_champion_candidate_and_gate(

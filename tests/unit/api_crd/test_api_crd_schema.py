@@ -184,7 +184,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def test_free_documents_are_bounded_objects() -> None:
     free = {path: schema for path, schema in ALL if schema.get("x-kubernetes-preserve-unknown-fields")}
-    assert set(free) == {"spec.model.prompts", "status.champion.serving", "status.history[].record.serving"}
+    assert set(free) == {"status.champion.serving", "status.history[].record.serving"}
 
 
 def test_closed_sets_are_closed_in_the_spec_and_open_in_the_status() -> None:

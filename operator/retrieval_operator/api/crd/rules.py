@@ -17,7 +17,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from retrieval_operator.api.crd import calendar
 from retrieval_operator.api.pod import EnvironmentVariable, Volume
+from retrieval_operator.api.prompts import ITEM_DERIVED, ItemPrompt, MemberPrompt, PromptField, PromptHistory
 from retrieval_operator.api.spec import (
     Gate,
     Hyperparameters,
@@ -29,7 +31,7 @@ from retrieval_operator.api.spec import (
     RetrievalModelSpec,
     Training,
 )
-from retrieval_operator.api.types import CREDENTIALS_PATTERN, CRON_PATTERN
+from retrieval_operator.api.types import CREDENTIALS_PATTERN
 
 # FieldValueDuplicate exists as well, but the API server leaves its message out.
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
@@ -86,6 +88,40 @@ def _immutable(path: str, default: str) -> Rule:
     return Rule(cel, "immutable; delete the object to change it", f".{path}")
 
 
+# In rules about prompts any field may be missing, required or not: older definitions took any document. A stored object
+# that does not meet a rule still gets its status written, one for which a rule cannot be evaluated does not.
+_IS_PERCENTILE = '(has(field.rendering) && field.rendering == "percentile")'
+
+
+def _most_tokens(fields: str) -> str:
+    """CEL for PromptField.most_tokens, summed over a list of them."""
+    return f"{fields}.map(field, {_IS_PERCENTILE} ? 2 : 1 + field.?maxTokens.orValue(0)).sum()"
+
+
+def _each_field(cel: str) -> str:
+    return f"!has(self.fields) || self.fields.all(field, {cel})"
+
+
+def _named(cel: str) -> str:
+    return _each_field(f"!has(field.name) || {cel}")
+
+
+_DISTINCT_FIELDS = Rule(
+    _named("self.fields.exists_one(other, has(other.name) && other.name == field.name)"),
+    "expected each name once",
+    path=".fields",
+    validator="distinct_fields",
+)
+_ITEM_PROMPT_RULES = (
+    _DISTINCT_FIELDS,
+    Rule(
+        f"!has(self.fields) || !has(self.maxTokens) || {_most_tokens('self.fields')} <= self.maxTokens",
+        "expected at least what its fields may take: their maxTokens, and 1 for each field, 2 for a percentile",
+        path=".maxTokens",
+        validator="fields_fit",
+    ),
+)
+
 MODEL_RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
     Model: (
         Rule(
@@ -105,6 +141,48 @@ MODEL_RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
             "expected one of dimensions",
             path=".servedDimension",
             validator="widths_descend",
+        ),
+    ),
+    PromptField: (
+        Rule(
+            '!has(self.rendering) || self.rendering != "percentile" || !has(self.maxTokens)',
+            "expected none with rendering percentile: it is always one token",
+            path=".maxTokens",
+            reason="FieldValueForbidden",
+            validator="percentile_has_no_budget",
+        ),
+    ),
+    PromptHistory: (
+        _DISTINCT_FIELDS,
+        Rule(
+            _named(f"!(field.name in {json.dumps(ITEM_DERIVED)})"),
+            f"expected columns that do not change with time: none of {', '.join(ITEM_DERIVED)}",
+            path=".fields",
+            validator="fixed_columns",
+        ),
+        Rule(
+            _each_field(f"{_IS_PERCENTILE} || has(field.maxTokens)"),
+            "expected maxTokens of every text and category: one long past item would push out all others",
+            path=".fields",
+            reason="FieldValueRequired",
+            validator="bounded_fields",
+        ),
+    ),
+    ItemPrompt: _ITEM_PROMPT_RULES,
+    MemberPrompt: (
+        *_ITEM_PROMPT_RULES,
+        Rule(
+            _named('field.name != "history"'),
+            "expected past items in history beside fields",
+            path=".fields",
+            validator="history_is_no_field",
+        ),
+        Rule(
+            "!has(self.history) || !has(self.history.fields) || !has(self.fields) || !has(self.maxTokens) || "
+            f"{_most_tokens('self.fields')} + {_most_tokens('self.history.fields')} <= self.maxTokens",
+            "expected room for the fields and one past item, or a history might never be shown",
+            path=".maxTokens",
+            validator="history_fits",
         ),
     ),
     Hyperparameters: (
@@ -191,21 +269,25 @@ MODEL_RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
     ),
 }
 
-# By the `format` of a type in types.py. The API server has no calendar and no list of time zones: what it cannot
-# check here, the operator refuses with a condition.
-FORMAT_RULES: dict[str, Rule] = {
-    "uri": Rule(
-        f"!self.matches('{CREDENTIALS_PATTERN}')",
-        "found credentials in the URI; leave them out and name their Secret in storage.secretRef",
+# By the `format` of a type in types.py. What the API server cannot tell (calendar.py says what), the operator tells in
+# a condition.
+FORMAT_RULES: dict[str, tuple[Rule, ...]] = {
+    "uri": (
+        Rule(
+            f"!self.matches('{CREDENTIALS_PATTERN}')",
+            "found credentials in the URI; leave them out and name their Secret in storage.secretRef",
+        ),
     ),
-    "cron": Rule(
-        f"self.matches('{CRON_PATTERN}')",
-        'is not a cron expression; expected five fields such as "0 3 * * *"',
+    "cron": (
+        Rule(
+            calendar.IS_CRON,
+            'is not a cron expression; expected five fields such as "0 3 * * *": minute 0-59, hour 0-23, day 1-31, '
+            "month 1-12 or JAN-DEC, weekday 0-7 or SUN-SAT",
+        ),
+        Rule(calendar.RANGES_ASCEND, "is not a cron expression; expected ranges whose first value is the smaller one"),
+        Rule(calendar.SOME_DAY_MATCHES, "is not a cron expression; expected a day that one of the months has"),
     ),
-    "time-zone": Rule(
-        "self.matches('^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$')",
-        "is no time zone; expected an IANA name such as Europe/Berlin",
-    ),
+    "time-zone": (Rule(calendar.IS_TIME_ZONE, "is no time zone; expected an IANA name such as Europe/Berlin, or UTC"),),
 }
 
 ROOT_RULES = (

@@ -112,11 +112,11 @@ class _Conversion:
         if "enum" in converted and not self.closed_words:
             del converted["enum"]
             converted["maxLength"] = _OPEN_WORD_MAX_LENGTH
-        rule = FORMAT_RULES.get(node.get("format", ""))
-        if rule is None:
+        rules = FORMAT_RULES.get(node.get("format", ""))
+        if rules is None:
             return converted
         del converted["format"]  # ours, not one that Kubernetes knows
-        return _with_rules(converted, (rule,))
+        return _with_rules(converted, rules)
 
 
 def _decimal(node: Mapping[str, Any]) -> Schema:
@@ -137,7 +137,7 @@ def _without_null(node: Mapping[str, Any]) -> Mapping[str, Any]:
     branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
     if len(branches) != 1:
         return node
-    return {**branches[0], **{key: node[key] for key in ("description", "maxProperties") if key in node}}
+    return {**branches[0], **({"description": node["description"]} if "description" in node else {})}
 
 
 def _with_rules(converted: Schema, rules: tuple[Rule, ...]) -> Schema:

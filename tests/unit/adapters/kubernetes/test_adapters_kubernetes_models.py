@@ -10,7 +10,7 @@ from retrieval_operator.adapters.kubernetes.kinds import EVENT, RETRIEVAL_MODEL,
 from retrieval_operator.adapters.kubernetes.models import KubernetesModelStore
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.constants import FINALIZER
-from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.api.status import Champion, RetrievalModelStatus
 from retrieval_operator.domain.plan import EmitEvent
 from retrieval_operator.ports import Gone, Rejected, Retryable, Stale
 
@@ -50,6 +50,27 @@ class Store:
 
     def conditions(self) -> dict[str, Any]:
         return {condition["type"]: condition for condition in self.stored()["status"]["conditions"]}
+
+
+def serving(now: int, *, generation: int = 1) -> RetrievalModelStatus:
+    """What a pass says of an object whose champion serves while something new is made."""
+    champion = Champion(
+        **dict.fromkeys(("bundle_id", "bundle_uri", "generation_id", "generation_uri", "generation_key"), "x"),
+        stack="0407a56b",
+        serving_hash="57954937",
+        revision="975a2f49",
+        as_of=now,
+        promoted_at=now,
+        baking_until=now,
+    )
+    said = {ConditionType.READY: Reason.CHAMPION_SERVING, ConditionType.RECONCILING: Reason.TRAINING}
+    conditions = [
+        Condition(type=type_, status="True", reason=reason, observed_generation=generation, last_transition_time=now)
+        for type_, reason in said.items()
+    ]
+    return RetrievalModelStatus(
+        observed_generation=generation, phase="Training", conditions=conditions, champion=champion
+    )
 
 
 @pytest.fixture
@@ -107,12 +128,106 @@ async def test_an_object_that_cannot_be_read_stalls_with_the_reason_and_keeps_wh
     with pytest.raises(Rejected, match=r"spec\.colour: unknown field"):
         await store.model()
     stalled = store.conditions()
-    assert set(stalled) == {"Stalled"}
+    assert set(stalled) == {"Ready", "Stalled"}
     assert stalled["Stalled"]["reason"] == "InvalidSpec"
     assert "spec.model.pooling" in stalled["Stalled"]["message"]
     assert "spec.colour: unknown field" in stalled["Stalled"]["message"]
     assert stalled["Stalled"]["observedGeneration"] == store.stored()["status"]["observedGeneration"] == 2
     assert store.stored()["status"]["address"] == "http://feed.ml"
+
+
+async def test_an_object_that_cannot_be_read_is_not_ready_any_more_and_says_what_is_not_looked_after(
+    store: Store,
+) -> None:
+    await store.store.write_status(await store.model(), serving(store.now))
+    store.break_spec()
+    store.now += 60
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            await store.model()
+    ready = store.conditions()["Ready"]
+    assert (ready["status"], ready["reason"], ready["observedGeneration"]) == ("Unknown", "InvalidSpec", 2)
+    assert ready["lastTransitionTime"] == "2023-11-14T22:14:20Z"
+    for said in (ready, store.conditions()["Stalled"]):
+        assert "until then nobody looks after stack 0407a56b, which serves" in said["message"]
+        assert "spec.colour: unknown field" in said["message"]
+    assert store.stored()["status"]["champion"]["stack"] == "0407a56b"
+
+
+BROKEN_TIMES = {
+    "a time zone nobody knows": ({"data": {"timeZone": "Europe/Atlantis"}}, "spec.data.timeZone: 'Europe/Atlantis' is"),
+    "an area for a time zone": ({"data": {"timeZone": "Europe"}}, "spec.data.timeZone: 'Europe' is no time zone"),
+    "a training schedule": ({"data": {"schedule": "61 3 * * *"}}, "spec.data.schedule: '61 3 * * *' is not"),
+    "a refresh schedule": (
+        {"index": {"refresh": {"schedule": "0 24 * * *"}}},
+        "spec.index.refresh.schedule: '0 24 * * *' is not",
+    ),
+    "a schedule of an imported bundle": (
+        {"model": {"base": None, "bundleUri": "/b"}, "data": {"schedule": "0 3 * * *"}},
+        "data.schedule: found with model.bundleUri",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", BROKEN_TIMES)
+async def test_what_serves_is_looked_after_while_only_a_schedule_cannot_be_read(store: Store, title: str) -> None:
+    patch, words = BROKEN_TIMES[title]
+    edit = {"data": {"schedule": "0 3 * * *"}} if "imported" not in title else {}
+    store.world.change(*ADDRESS, {"spec": edit})
+    store.world.change(*ADDRESS, {"spec": patch})
+    generation = store.stored()["metadata"]["generation"]
+    model = await store.model()
+    data, refresh = model.spec.data, model.spec.index.refresh
+    assert (data.schedule, data.time_zone, refresh.schedule) == (None, "UTC", None)
+    await store.store.write_status(model, serving(store.now, generation=generation))
+    said = store.conditions()
+    assert said["Ready"]["status"] == "True"
+    assert (said["Stalled"]["reason"], said["Stalled"]["observedGeneration"]) == ("InvalidSpec", generation)
+    assert "no schedule runs until it is corrected, everything else goes on: " in said["Stalled"]["message"]
+    assert words in said["Stalled"]["message"]
+    assert "Reconciling" not in said
+    assert store.stored()["status"]["phase"] == "Stalled"
+
+
+async def test_a_schedule_that_cannot_be_read_is_told_once_and_until_it_is_mended(store: Store) -> None:
+    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Atlantis"}}})
+    found = serving(store.now, generation=2)
+    for _ in range(3):
+        model = await store.model()
+        assert model.status.document() != found.document(), "or the controller would not write it"
+        await store.store.write_status(model, found)
+        store.now += 60
+    writes = [request for request in store.world.requests if request[:2] == ("patch", "RetrievalModel")]
+    assert len(writes) == 1
+    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Berlin"}}})
+    model = await store.model()
+    await store.store.write_status(model, serving(store.now, generation=3))
+    assert model.spec.data.time_zone == "Europe/Berlin"
+    assert "Stalled" not in store.conditions()
+
+
+async def test_a_schedule_beside_something_else_that_cannot_be_read_is_told_with_it(store: Store) -> None:
+    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Atlantis"}, "colour": "red"}})
+    with pytest.raises(Rejected):
+        await store.model()
+    message = store.conditions()["Stalled"]["message"]
+    assert "spec.colour: unknown field" in message
+    assert "spec.data.timeZone" in message
+
+
+async def test_a_section_that_is_no_object_is_told_and_no_accident(store: Store) -> None:
+    store.world.change(*ADDRESS, {"spec": {"data": "here", "index": {"refresh": []}}})
+    with pytest.raises(Rejected, match=r"spec\.data: "):
+        await store.model()
+
+
+async def test_an_object_that_is_being_deleted_needs_no_schedule(store: Store) -> None:
+    await store.store.set_finalizer(await store.model(), True)
+    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Atlantis"}}})
+    store.world.remove(*ADDRESS)
+    model = await store.model()
+    await store.store.write_status(model, serving(store.now))
+    assert "Stalled" not in store.conditions()
 
 
 async def test_a_stalled_object_is_written_once_and_is_well_again_once_it_is_corrected(store: Store) -> None:
