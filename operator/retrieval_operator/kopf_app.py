@@ -27,7 +27,10 @@ _SILENCE_S = 200.0
 async def serve(mode: KubernetesMode) -> None:
     """Be the operator until SIGTERM or SIGINT: then end in good order. Raises what ended it otherwise."""
     stop, ready, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    kinds = await mode.discover()
+    _stop_on_signals(stop)  # at once: what is PID 1 and has no handlers is deaf to them, and discovering may take long
+    kinds = await _discover(mode, stop)
+    if kinds is None:
+        return
     # Started before kopf: what is started after it, kopf cancels when it ends.
     control = asyncio.create_task(_control(mode, stop, ready, ended))
     port = mode.settings.probe_port
@@ -50,13 +53,30 @@ async def serve(mode: KubernetesMode) -> None:
         control.result()
 
 
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _discover(mode: KubernetesMode, stop: asyncio.Event) -> Sequence[Kind] | None:
+    """The kinds to watch; None when told to stop before they were known."""
+    discovering = asyncio.create_task(mode.discover())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({discovering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else discovering.result()
+    finally:
+        for task in (discovering, stopping):
+            task.cancel()
+        await asyncio.wait({discovering, stopping})
+
+
 async def _control(mode: KubernetesMode, stop: asyncio.Event, ready: asyncio.Event, ended: asyncio.Event) -> None:
     """Run the control plane while kopf watches, and let kopf end after it."""
     try:
         await ready.wait()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)  # in place of kopf's, which would cut the passes
+        _stop_on_signals(stop)  # in place of kopf's, which would cut the passes
         await mode.run(stop)
     finally:
         ended.set()
@@ -76,6 +96,8 @@ def _registry(mode: KubernetesMode, kinds: Sequence[Kind]) -> kopf.OperatorRegis
 
 def _hear(mode: KubernetesMode, kind: Kind) -> Any:
     async def hear(event: Any, **_: Any) -> None:
+        if event["type"] is None:
+            mode.relisted()
         mode.feed.hear(kind, event["type"], event["object"])
 
     return hear

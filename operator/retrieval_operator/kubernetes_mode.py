@@ -38,16 +38,16 @@ from retrieval_operator.controller import PASS_DEADLINE_S, Controller, OnAction,
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.perform import Ports
 from retrieval_operator.ports import PortError, Retryable
-from retrieval_operator.settings import Settings
+from retrieval_operator.settings import ENVIRONMENT_PREFIX, InvalidSettings, Settings
 from retrieval_operator.telemetry import LEADER
 from retrieval_operator.work_queue import WorkQueue
 
 log = structlog.get_logger("retrieval_operator.kubernetes")
 
 LEASE_NAME = "retrieval-operator"
-# The first resync finds what vanished between our listing and the start of the watches, the others what a watch that
-# was away for long did not hear of. Gut feelings, with an eye on idle traffic.
-_FIRST_RESYNC_S = 15.0
+# A watch starts with a listing, and so does one that was lost, after an outage for instance: the resync after it finds
+# what vanished before. The others are for what no watch ever tells. Gut feelings, with an eye on idle traffic.
+_RESYNC_AFTER_LISTING_S = 15.0
 _RESYNC_S = 600.0
 _MISSING_KINDS_S = 60.0
 _RETRY_AFTER_RESYNC_S = 10.0
@@ -88,7 +88,7 @@ class KubernetesMode:
         self._on_action = on_action
         self._lease = LeaderLease(
             api,
-            settings.own_namespace or own_pod.namespace() or "default",
+            _lease_namespace(settings),
             LEASE_NAME,
             identity,
             monotonic=time.monotonic,
@@ -97,6 +97,7 @@ class KubernetesMode:
         )
         self._heartbeat_at = time.monotonic()
         self._kinds: frozenset[Kind] = frozenset()  # that are watched
+        self._relisted = asyncio.Event()
 
     async def discover(self) -> list[Kind]:
         """The kinds to watch: those that the cluster has. To be called before `run`.
@@ -170,6 +171,13 @@ class KubernetesMode:
         longest_s = self.queue.longest_processing_s()
         return f"a pass has not ended for {longest_s:.0f} s" if longest_s > 2 * PASS_DEADLINE_S else ""
 
+    def relisted(self) -> None:
+        """A watch has listed its kind, to start with or because it was lost. Soon everything is listed once more.
+
+        Every kind, since watches are lost together, and one of whose kind nothing is left cannot say that it was.
+        """
+        self._relisted.set()
+
     async def _act(self, stop: asyncio.Event) -> None:
         """Reconcile. Without the Lease everything is cut at once; told to stop, the passes under way end first."""
         async with self._make_ports(self) as ports:
@@ -194,12 +202,15 @@ class KubernetesMode:
     async def _resync_at_times(self, stop: asyncio.Event) -> None:
         """Find out what the watches did not tell. Asks for another start when something else is to be watched."""
         refused = ""
-        due_at = time.monotonic() + _FIRST_RESYNC_S
+        now_s = asyncio.get_running_loop().time
+        due_at = now_s() + _RESYNC_AFTER_LISTING_S
         while True:
-            await asyncio.sleep(min(_MISSING_KINDS_S, max(0.0, due_at - time.monotonic())))
-            everything = time.monotonic() >= due_at
+            if await self._is_relisted_within(min(_MISSING_KINDS_S, max(0.0, due_at - now_s()))):
+                due_at = min(due_at, now_s() + _RESYNC_AFTER_LISTING_S)
+                continue
+            everything = now_s() >= due_at
             if everything:
-                due_at = time.monotonic() + _RESYNC_S
+                due_at = now_s() + _RESYNC_S
             try:
                 kinds = [kind for kind in WATCHED if everything or kind not in self._kinds]
                 self._stop_for_new([kind for kind in kinds if await self.feed.resync(kind)], stop)
@@ -213,10 +224,19 @@ class KubernetesMode:
                     log.warning("starting again without it", namespace=error.namespace)
                     stop.set()
                 refused = error.namespace
-                due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S
+                due_at = now_s() + _RETRY_AFTER_RESYNC_S
             except PortError as error:  # the watches tell meanwhile; an API server that starts refuses for a moment
                 log.warning("the cluster could not be listed; trying again", error=str(error))
-                due_at = time.monotonic() + _RETRY_AFTER_RESYNC_S
+                due_at = now_s() + _RETRY_AFTER_RESYNC_S
+
+    async def _is_relisted_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._relisted.wait()
+        except TimeoutError:
+            return False
+        self._relisted.clear()
+        return True
 
     def _stop_for_new(self, served: Sequence[Kind], stop: asyncio.Event) -> None:
         if new := sorted(str(kind) for kind in served if kind not in self._kinds):
@@ -253,6 +273,18 @@ async def cluster_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
         )
     finally:
         await registry.close()
+
+
+def _lease_namespace(settings: Settings) -> str:
+    """Raises InvalidSettings outside of a pod when none is set: a guess could be another than the other operator's."""
+    namespace = settings.own_namespace or own_pod.namespace()
+    if not namespace:
+        raise InvalidSettings(
+            f"{ENVIRONMENT_PREFIX}OWN_NAMESPACE: found nothing, and this is no pod; expected the namespace where "
+            "this cluster's operator keeps its Lease (the chart's: where it is installed), for two operators with "
+            "Leases in different namespaces would act at once"
+        )
+    return namespace
 
 
 def _identity() -> str:

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         default_factory=list, description='in a cluster, look after these namespaces only, as JSON: ["ml"]; none: all'
     )
     own_namespace: str = Field(
-        default="", description="in a cluster, where the Lease is kept; default: the pod's own namespace"
+        default="", description="in a cluster, where the Lease is kept; default: the pod's own; needed outside of a pod"
     )
     images: Images = Field(
         default_factory=Images, description='in a cluster, the images of the components, as JSON: {"trainer": "..."}'

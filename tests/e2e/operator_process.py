@@ -120,6 +120,7 @@ class Operator:
             "KUBECONFIG": str(kubeconfig),
             "RETRIEVAL_OPERATOR_PROBE_PORT": str(self.probe_port),
             "RETRIEVAL_OPERATOR_METRICS_PORT": str(self.metrics_port),
+            "RETRIEVAL_OPERATOR_OWN_NAMESPACE": NAMESPACE,
             **settings,
         }
         self.log = log

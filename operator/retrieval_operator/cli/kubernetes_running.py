@@ -17,10 +17,11 @@ from retrieval_operator.telemetry import ObjectStates, configure_foreign_logging
 def run() -> None:
     """Be the control plane of a cluster until SIGTERM: KUBECONFIG's, or the one whose pod this is.
 
-    Settings are environment variables, RETRIEVAL_OPERATOR_*. Two at once do no harm: the second waits for the Lease.
+    Settings are environment variables, RETRIEVAL_OPERATOR_*. A second operator waits for the Lease of the first if both
+    keep it in one namespace: their pods', or RETRIEVAL_OPERATOR_OWN_NAMESPACE, which is needed outside of a pod.
 
     For example:
-      KUBECONFIG=~/.kube/config RETRIEVAL_OPERATOR_LOG_FORMAT=json retrieval-operator kubernetes run
+      RETRIEVAL_OPERATOR_OWN_NAMESPACE=ops retrieval-operator kubernetes run
     """
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,24 +53,30 @@ def operator(start: Callable[..., Operator]) -> Operator:
     return start()
 
 
+@pytest.fixture(scope="module")
+def restarted(kubeconfig: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """API servers that were started anew. All tests of this module need them, and nobody after it."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait(DEADLINE_S)
+
+
 @pytest.fixture
-def restart_api_server(kubeconfig: Path) -> Iterator[Callable[[], None]]:
-    """Kill the server and start it again, with the same data. What was started here is ended with the test's server."""
+def restart_api_server(kubeconfig: Path, restarted: list[subprocess.Popen[bytes]]) -> Callable[[], None]:
+    """Kill the server and start it again, with the same data."""
     port = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"].rpartition(":")[2]
-    restarted: list[subprocess.Popen[bytes]] = []
 
     def restart() -> None:
         found = [child for child in psutil.Process().children() if f"--secure-port={port}" in child.cmdline()]
         command = found[0].cmdline()
         found[0].kill()
         found[0].wait(DEADLINE_S)
-        log = (kubeconfig.parent / "restarted.log").open("wb")
-        restarted.append(subprocess.Popen(command, stdout=log, stderr=log))
+        with (kubeconfig.parent / "restarted.log").open("wb") as log:
+            restarted.append(subprocess.Popen(command, stdout=log, stderr=log))
 
-    yield restart
-    # Other tests of this module still need it; the process ends with this one at the latest.
-    for process in restarted:
-        atexit.register(process.kill)
+    return restart
 
 
 def test_an_applied_object_is_promoted_and_kopf_leaves_no_trace_on_it(cluster: Cluster, operator: Operator) -> None:
@@ -148,6 +153,19 @@ def test_an_edit_is_followed_after_the_api_server_was_restarted(
     cluster.patch("edited", {"spec": {"data": {"revision": "2"}}})
     assert until(lambda: cluster.promoted("edited"), "the second promotion", operator)["metadata"]["generation"] == 2
     assert operator.page(operator.probe_port, "/healthz")
+
+
+def test_an_operator_that_cannot_reach_its_cluster_waits_and_ends_in_good_order(limited: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(limited.read_text())
+    document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    (tmp_path / "unreachable").write_text(yaml.safe_dump(document))
+    operator = Operator(REAL, tmp_path / "unreachable", tmp_path / "operator.log", RETRIEVAL_OPERATOR_LOG_FORMAT="json")
+    try:
+        until(lambda: "the cluster is not ready" in operator.log.read_text(), "it waits", operator)
+    finally:
+        code = operator.stop()
+    assert code == 0
+    assert all(line.startswith("{") for line in operator.log.read_text().splitlines())
 
 
 def test_a_second_operator_waits_until_the_first_hands_the_lease_on(

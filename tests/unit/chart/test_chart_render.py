@@ -102,6 +102,13 @@ def test_two_operators_never_run_at_once(render) -> None:
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
+def test_an_operator_that_waits_for_the_cluster_is_not_killed_before_the_kubelet_forgets_its_crashes(render) -> None:
+    """After a container ran for ten minutes; until then each kill doubles the wait before the next start."""
+    [container] = render()[OPERATOR]["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] > 600
+
+
 def test_images_are_those_of_the_release_unless_they_are_named(render) -> None:
     named = environment(
         render("--set-string", "images.prefix=registry.example.com/,images.tag=9,images.trainer=mine/trainer:3")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import httpx
 import kopf
 import pytest
+from kopf._core.engines.indexing import OperatorIndexers
+from kopf._core.engines.probing import health_reporter
 from kubernetes_world import KubernetesWorld
+from typer.testing import CliRunner
 
 from retrieval_operator import kopf_app, kubernetes_mode
-from retrieval_operator.adapters.kubernetes import lease
+from retrieval_operator.adapters.kubernetes import lease, own_pod
 from retrieval_operator.adapters.kubernetes.feed import WATCHED
 from retrieval_operator.adapters.kubernetes.kinds import (
     INFERENCE_SERVICE,
@@ -27,10 +34,13 @@ from retrieval_operator.adapters.kubernetes.kinds import (
 )
 from retrieval_operator.adapters.kubernetes.lease import LeaseLost
 from retrieval_operator.adapters.memory import MemoryWorld
+from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.cli import app, kubernetes_running
+from retrieval_operator.cli.exits import Exit
 from retrieval_operator.kubernetes_mode import KubernetesMode, cluster_ports
 from retrieval_operator.perform import Ports
 from retrieval_operator.ports import Rejected, Retryable
-from retrieval_operator.settings import MlflowConnection, Settings
+from retrieval_operator.settings import InvalidSettings, MlflowConnection, Settings
 from retrieval_operator.telemetry import LEADER
 
 NOW = 1_700_000_000
@@ -61,11 +71,36 @@ async def ports_of_nothing(mode: KubernetesMode) -> AsyncIterator[Ports]:
     )
 
 
+class SlowPass:
+    """Ports whose surroundings answer when a test lets them, so that a pass is under way until then."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.was_cut = False
+
+    @asynccontextmanager
+    async def ports(self, mode: KubernetesMode) -> AsyncIterator[Ports]:
+        async with ports_of_nothing(mode) as ports:
+            ports.surroundings.problems = self._problems  # type: ignore[method-assign]
+            yield ports
+
+    async def _problems(self, _model: RetrievalModel) -> tuple[()]:
+        self.asked.set()
+        try:
+            await self.answer.wait()
+        except asyncio.CancelledError:
+            self.was_cut = True
+            raise
+        return ()
+
+
 class Process:
-    def __init__(self, world: KubernetesWorld, *namespaces: str) -> None:
+    def __init__(
+        self, world: KubernetesWorld, *namespaces: str, make_ports: Callable[..., Any] = ports_of_nothing
+    ) -> None:
         self.world = world
         settings = Settings(own_namespace="operator", namespaces=list(namespaces))
-        self.mode = KubernetesMode(settings, world, ports_of_nothing)
+        self.mode = KubernetesMode(settings, world, make_ports)
         self.stop = asyncio.Event()
 
     async def start(self) -> asyncio.Task[None]:
@@ -120,17 +155,68 @@ async def test_nothing_is_decided_before_every_kind_was_listed(process: Process)
     assert listed[-len(WATCHED) :] == [kind.kind for kind in WATCHED]
 
 
-async def test_a_lost_lease_cuts_the_passes_and_ends_the_process(
-    process: Process, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def slow_pass() -> SlowPass:
+    return SlowPass()
+
+
+@pytest.fixture
+def busy(slow_pass: SlowPass) -> Process:
+    """Its first pass is slow."""
+    world = KubernetesWorld(lambda: NOW)
+    world.put(MODEL)
+    return Process(world, make_ports=slow_pass.ports)
+
+
+async def test_a_lost_lease_cuts_the_pass_under_way_before_it_ends_the_process(
+    busy: Process, slow_pass: SlowPass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0)
-    running = await process.start()
-    await until(process.status)
-    process.world.change(LEASE, "operator", "retrieval-operator", {"spec": {"holderIdentity": "other"}})
+    running = await busy.start()
+    await slow_pass.asked.wait()
+    busy.world.change(LEASE, "operator", "retrieval-operator", {"spec": {"holderIdentity": "other"}})
     with pytest.raises(LeaseLost, match="held by other"):
         await running
-    assert process.holder() == "other"
+    assert slow_pass.was_cut
+    assert busy.status() is None
+    assert busy.holder() == "other"
     assert LEADER._value.get() == 0
+
+
+def test_told_to_stop_the_pass_under_way_ends_before_the_lease_is_handed_on(
+    in_virtual_time: Callable[..., Any], busy: Process, slow_pass: SlowPass
+) -> None:
+    async def story() -> None:
+        running = await busy.start()
+        await slow_pass.asked.wait()
+        busy.stop.set()
+        await asyncio.sleep(kubernetes_mode._LAST_PASSES_S - 1)
+        assert busy.holder(), "another one could act beside the pass"
+        slow_pass.answer.set()
+        await running
+
+    in_virtual_time(story())
+    assert not slow_pass.was_cut
+    assert busy.status()["phase"] == "Training"
+    assert not busy.holder()
+    assert busy.world.requests[-1] == ("patch", "Lease", "retrieval-operator")
+
+
+def test_told_to_stop_a_pass_that_hangs_is_cut_before_the_lease_is_handed_on(
+    in_virtual_time: Callable[..., Any], busy: Process, slow_pass: SlowPass
+) -> None:
+    async def story() -> float:
+        running = await busy.start()
+        await slow_pass.asked.wait()
+        busy.stop.set()
+        await asyncio.sleep(kubernetes_mode._LAST_PASSES_S - 1)
+        assert not slow_pass.was_cut
+        await running
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(story()) == pytest.approx(kubernetes_mode._LAST_PASSES_S)
+    assert slow_pass.was_cut
+    assert not busy.holder()
 
 
 async def test_without_the_lease_nothing_is_written_and_stopping_is_possible(process: Process) -> None:
@@ -172,14 +258,76 @@ async def test_a_definition_that_came_while_we_waited_for_the_lease_ends_the_pro
 async def test_a_kind_that_may_not_be_listed_ends_the_process_with_the_servers_words(process: Process) -> None:
     process.world.fail("list", JOB, Rejected("jobs.batch is forbidden"))
     with pytest.raises(Rejected, match="forbidden"):
-        await process.mode.discover()
+        await kopf_app.serve(process.mode)
+
+
+async def test_told_to_stop_it_waits_no_longer_for_a_cluster_that_is_not_ready(process: Process) -> None:
+    process.world.uninstall(RETRIEVAL_MODEL)
+    serving = asyncio.create_task(kopf_app.serve(process.mode))
+    await until(lambda: process.world.requests)
+    assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL, "a process without handlers that is PID 1 ignores it"
+    signal.raise_signal(signal.SIGTERM)
+    await serving
+    assert {verb for verb, _, _ in process.world.requests} == {"list"}
+
+
+def test_what_vanished_while_a_watch_was_lost_is_found_soon_after_it_lists_again(
+    in_virtual_time: Callable[..., Any], process: Process
+) -> None:
+    listing = kopf_app._hear(process.mode, RETRIEVAL_MODEL)
+    named = {"metadata": {**MODEL["metadata"], "name": "other"}}  # type: ignore[dict-item]
+    other = {"type": None, "object": process.world.put({**MODEL, **named})}
+
+    def known() -> list[str]:
+        return [name for _, name, _ in process.mode.statuses()]
+
+    def listings() -> list[str]:
+        found = [kind for verb, kind, _ in process.world.requests if verb == "list"]
+        process.world.requests.clear()
+        return found
+
+    async def story() -> None:
+        every_kind = [kind.kind for kind in WATCHED]
+        running = await process.start()
+        await listing(event=other)  # of the watch that starts
+        await asyncio.sleep(120)
+        assert listings() == every_kind * 3, "to discover, with the Lease, and once the watches are there"
+        process.world.remove(RETRIEVAL_MODEL, "ml", "feed")
+        await asyncio.sleep(60)
+        assert known() == ["feed", "other"], "nobody tells"
+        assert listings() == []
+        for _ in range(3):
+            await listing(event=other)
+        await asyncio.sleep(kubernetes_mode._RESYNC_AFTER_LISTING_S + 1)
+        assert known() == ["other"]
+        await asyncio.sleep(300)
+        assert listings() == every_kind, "however often it is told, and without a resync that asks for the next one"
+        process.stop.set()
+        await running
+
+    in_virtual_time(story())
+
+
+def test_what_is_told_of_a_change_asks_for_no_listing(in_virtual_time: Callable[..., Any], process: Process) -> None:
+    async def story() -> None:
+        running = await process.start()
+        await asyncio.sleep(60)
+        process.world.requests.clear()
+        changed = process.world.change(RETRIEVAL_MODEL, "ml", "feed", {"metadata": {"annotations": {"a": "b"}}})
+        await kopf_app._hear(process.mode, RETRIEVAL_MODEL)(event={"type": "MODIFIED", "object": changed})
+        await asyncio.sleep(60)
+        assert "list" not in {verb for verb, _, _ in process.world.requests}
+        process.stop.set()
+        await running
+
+    in_virtual_time(story())
 
 
 async def test_a_listing_that_is_refused_while_it_acts_is_tried_again(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An API server that starts answers 403 until it has read its roles."""
-    for constant in ("_FIRST_RESYNC_S", "_RESYNC_S", "_RETRY_AFTER_RESYNC_S"):
+    for constant in ("_RESYNC_AFTER_LISTING_S", "_RESYNC_S", "_RETRY_AFTER_RESYNC_S"):
         monkeypatch.setattr(kubernetes_mode, constant, 0)
     running = await process.start()
     await until(process.status)
@@ -208,7 +356,7 @@ class WorldWithRoles(KubernetesWorld):
 @pytest.fixture
 def namespaced(monkeypatch: pytest.MonkeyPatch) -> Process:
     """Looks after the namespaces ml and gone; each turn of its loop is due at once."""
-    for constant in ("_RETRY_S", "_FIRST_RESYNC_S", "_RESYNC_S", "_RETRY_AFTER_RESYNC_S", "_MISSING_KINDS_S"):
+    for constant in ("_RETRY_S", "_RESYNC_AFTER_LISTING_S", "_RESYNC_S", "_RETRY_AFTER_RESYNC_S", "_MISSING_KINDS_S"):
         monkeypatch.setattr(kubernetes_mode, constant, 0)
     world = WorldWithRoles(lambda: NOW)
     for namespace in ("ml", "gone"):
@@ -306,6 +454,32 @@ async def test_the_probe_fails_for_good_when_the_process_is_unhealthy(process: P
         await probe(memo=None)
 
 
+async def test_over_http_the_probe_of_an_unhealthy_process_fails(process: Process) -> None:
+    """By kopf's own server, which the chart's livenessProbe asks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/healthz"
+    ready = asyncio.Event()
+    serving = asyncio.create_task(
+        health_reporter(
+            url,
+            memo=kopf.Memo(),
+            indices=OperatorIndexers().indices,
+            registry=kopf_app._registry(process.mode, WATCHED),
+            settings=kopf_app._settings(WATCHED),
+            ready_flag=ready,
+        )
+    )
+    await until(lambda: ready.is_set() or serving.done())
+    async with httpx.AsyncClient(trust_env=False) as kubelet:
+        process.mode._heartbeat_at -= 1000
+        assert (await kubelet.get(url)).status_code >= 500
+        process.mode._heartbeat_at += 1000
+        assert (await kubelet.get(url)).status_code == 200
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
 def test_children_are_selected_by_our_label_on_the_server_and_kopf_writes_no_events() -> None:
     settings = kopf_app._settings(WATCHED)
     selectors = settings.watching.label_selectors
@@ -317,7 +491,47 @@ def test_children_are_selected_by_our_label_on_the_server_and_kopf_writes_no_eve
 
 async def test_the_ports_are_made_from_the_settings() -> None:
     connections = {"default": MlflowConnection(uri="http://mlflow.test:5000", pod_secret="mlflow")}
-    mode = KubernetesMode(Settings(connections=connections), KubernetesWorld(lambda: NOW))
+    settings = Settings(own_namespace="operator", connections=connections)
+    mode = KubernetesMode(settings, KubernetesWorld(lambda: NOW))
     async with cluster_ports(mode) as ports:
         assert ports.models is mode.models
         assert await ports.models.keys() == []
+
+
+@pytest.fixture
+def no_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where a pod has the name of its namespace, and nothing is."""
+    monkeypatch.setattr(own_pod, "_NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.delenv("RETRIEVAL_OPERATOR_OWN_NAMESPACE", raising=False)
+    return tmp_path / "namespace"
+
+
+async def test_in_a_pod_the_lease_is_in_its_own_namespace(no_pod: Path) -> None:
+    no_pod.write_text("ops\n")
+    world = KubernetesWorld(lambda: NOW)
+    mode = KubernetesMode(Settings(), world, ports_of_nothing)
+    await mode.discover()
+    stop = asyncio.Event()
+    running = asyncio.create_task(mode.run(stop))
+    await until(lambda: world.objects(LEASE))
+    assert world.objects(LEASE)[0]["metadata"]["namespace"] == "ops"
+    stop.set()
+    await running
+
+
+@pytest.mark.usefixtures("no_pod")
+def test_outside_of_a_pod_no_namespace_is_guessed_for_the_lease(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A guess would be another than that of the chart's operator, and both would act at once."""
+    with pytest.raises(InvalidSettings):
+        KubernetesMode(Settings(), KubernetesWorld(lambda: NOW))
+    named = {"cluster": {"server": "http://127.0.0.1:9"}, "name": "a"}, {"context": {"cluster": "a"}, "name": "a"}
+    document = {"clusters": named[:1], "contexts": named[1:], "current-context": "a"}
+    (tmp_path / "kubeconfig").write_text(json.dumps(document))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(kubernetes_running, "configure_foreign_logging", lambda: None)  # of the tests' own process
+    refused = CliRunner().invoke(app, ["kubernetes", "run"])
+    assert refused.exit_code == Exit.USAGE
+    assert "RETRIEVAL_OPERATOR_OWN_NAMESPACE: found nothing" in refused.output
+    assert "would act at once" in refused.output

@@ -135,7 +135,7 @@ class LeaderLease:
         patch = {"spec": {"renewTime": self._now()}}
         try:
             return await self._api.patch(LEASE, self._namespace, self._name, patch, resource_version=self._version)
-        except Stale:  # also when the answer to our own renewal was lost
+        except (Stale, Gone):  # Stale also when the answer to our own renewal was lost
             self._version = (await self._still_ours())["metadata"]["resourceVersion"]
             return await self._api.patch(LEASE, self._namespace, self._name, patch, resource_version=self._version)
 

@@ -158,8 +158,9 @@ async def test_a_lease_that_somebody_deleted_is_lost_at_once(world: Any) -> None
     first = Process(world, "first")
     await first.acquires(0)
     world.remove(LEASE, "operator", "retrieval-operator")
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLost, match="held by nobody"):
         await first.holds(20)
+    assert first.slept == [RENEW_EVERY_S], "another operator may make it anew within seconds"
 
 
 async def test_a_note_on_the_lease_does_not_cost_it(world: Any) -> None:
