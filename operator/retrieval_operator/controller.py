@@ -3,12 +3,12 @@
 One pass may be cut anywhere and repeated: every action is idempotent, and the status states only what was observed.
 What ends a pass, and when the next one comes:
 
-    settled      nothing was done                                plan.requeue_after_s (None: with the next change)
+    settled      nothing was done                                plan.requeue_after_s, or (4)
     acted        something was done                              at once: its effect has to be observed
     repeated     the very same actions as in the pass before     backed off (2): the world has not followed yet
     stale        somebody was faster (Stale), or what it needs
                  is being deleted, such as a namespace (Gone)    at once, then backed off
-    delayed      a port said "not now" (Retryable)               backed off (2); the actions after it were not tried (1)
+    delayed      a port said "not now" (Retryable)               backed off (2); what came after it was not tried (1, 3)
     refused      a port said "never" (Rejected)                  backed off (1, 2, 3)
     gone         the object does not exist any more              never
     crashed      anything else, a defect                         backed off
@@ -16,15 +16,19 @@ What ends a pass, and when the next one comes:
 (1) The registry is a record for people, so its trouble skips only the other actions on the registry: serving goes on.
     A pass does not wait long for the registry's part of what it observes either: what is late counts as trouble.
 (2) While the champion does not serve, at plan.requeue_after_s if that is earlier, though not within 5 s: what the plan
-    waits for then is a rollback or a repair, which must not come late because MLflow refuses what it is told. What
-    another port refuses is the repair itself: it is backed off.
-(3) The other actions go on, unless they rely on it (`_RELIED_ON`): a repair that a quota forbids must not keep a mended
-    image from its rollout. People read the reason in an Event, and decisions in the next pass's problems.
+    waits for then is a rollback or a repair, which must not come late because something else is refused. What is
+    refused as the repair itself is backed off.
+(3) The other actions go on, unless they rely on it (`trouble`): a repair that a quota forbids must not keep a mended
+    image from its rollout. What serves relies on nothing and is tried in any case. People read the reason in an Event,
+    and decisions in the next pass's problems; of what is put off they hear when that lasts.
+(4) About every hour, an object at a time: nobody tells of an alias that somebody moved in MLflow, nor of a clock that
+    was set while a schedule's timer ran.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -33,11 +37,13 @@ from retrieval_operator.api.conditions import ConditionType, Reason
 from retrieval_operator.api.constants import MESSAGE_MAX_CHARS
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.domain.conditions import not_looked_after
 from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
-from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SetFinalizer, StopTraffic, SwitchTraffic
+from retrieval_operator.domain.plan import Action, EmitEvent, Plan
 from retrieval_operator.perform import REGISTRY_ACTIONS, Ports, perform
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 from retrieval_operator.telemetry import PassRecord, measured
+from retrieval_operator.trouble import Trouble, Troubles
 from retrieval_operator.work_queue import QueueStopped, WorkQueue
 
 Decide = Callable[[RetrievalModel, Observed, int], Plan]
@@ -51,18 +57,14 @@ PASS_DEADLINE_S = 300.0
 # What a pass waits for its view of the registry, so that repairs and rollbacks are not late for it; the adapter goes on
 # where it was cut. A gut feeling: after a restart an object with thousands of runs may need several such looks.
 REGISTRY_DEADLINE_S = 30
-# What later actions of a pass rely on: what the finalizer is there for, what is said and recorded of a switch.
-_RELIED_ON = (SetFinalizer, SwitchTraffic, StopTraffic)
 # How often a champion that does not serve is looked at whatever is refused meanwhile; the bake check's grace is 30 s.
 _SERVING_EVERY_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Trouble:
-    """What a port said first that was no success, and whether all other ports did what they were told."""
-
-    error: Retryable | Rejected
-    only_of_registry: bool
+# What is put off in so many passes in a row is told: with the queue's back-off that is trouble of more than 5 s.
+_LASTING_PASSES = 4
+# How often a settled object is looked at, and by how much the objects' turns differ at most, so that they do not all
+# come at once. A hundred objects cost the API server a request in half a minute.
+_SETTLED_EVERY_S = 3600.0
+_SETTLED_SPREAD_S = 600.0
 
 
 def ignore_action(_moment: Moment, _action: Action) -> None:
@@ -109,6 +111,7 @@ class Controller:
         self._registry_views: dict[str, RegistryView] = {}
         self._last_actions: dict[str, Sequence[Action]] = {}
         self._refusals: dict[str, Sequence[Problem]] = {}
+        self._put_off: dict[str, int] = {}  # in how many passes in a row
 
     async def work(self, queue: WorkQueue, workers: int) -> None:
         """Reconcile keys of the queue until it is stopped; returns when the passes under way have ended."""
@@ -173,7 +176,11 @@ class Controller:
             return PassResult("gone")
         record.about(model.status)
         refused_before = self._refusals.pop(key, ())
-        observed = await self._observe(model, self._registry_deadline_s)
+        try:
+            observed = await self._observe(model, self._registry_deadline_s)
+        except Rejected as error:
+            await self._tell_unreadable(model, error)
+            raise
         observed = replace(observed, problems=(*observed.problems, *refused_before))
         now = self._clock()
         plan = self._decide(model, observed, now)
@@ -182,9 +189,10 @@ class Controller:
         if plan.status.document() != model.status.document():
             await self._ports.models.write_status(model, plan.status)
             record.wrote_status = True
+        self._tell_what_lasts(key, trouble)
         if trouble is not None:
             record.error = trouble.error
-            return _troubled(trouble.error, _at_the_latest(plan) if trouble.only_of_registry else None)
+            return _troubled(trouble.error, None if trouble.of_serving else _at_the_latest(plan))
         return self._result(key, plan, is_old=bool(refused_before))
 
     async def _observe(self, model: RetrievalModel, registry_deadline_s: int | None = None) -> Observed:
@@ -231,29 +239,18 @@ class Controller:
 
     async def _perform(
         self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
-    ) -> _Trouble | None:
-        """Perform in order. Returns the first trouble, if the status may be written all the same.
-
-        What a port cannot do now ends it, and so does a refusal that later actions rely on; trouble of the registry
-        only skips the registry's other actions.
-        """
-        first: _Trouble | None = None
-        registry_fails = False
+    ) -> Trouble | None:
+        """Perform in order what troubles allow. Returns the first of them, if the status may be written anyway."""
+        troubles = Troubles()
         for action in actions:
-            of_registry = isinstance(action, REGISTRY_ACTIONS)
-            if of_registry and registry_fails:
+            if not troubles.allow(action):
                 continue
-            if of_registry:
+            if isinstance(action, REGISTRY_ACTIONS):
                 self._registry_views.pop(model.key, None)
             error = await self._perform_one(model, action, now, record)
-            if error is None:
-                continue
-            only_of_registry = of_registry and (first is None or first.only_of_registry)
-            first = _Trouble(first.error if first else error, only_of_registry)
-            registry_fails = registry_fails or of_registry
-            if not of_registry and (isinstance(error, Retryable) or isinstance(action, _RELIED_ON)):
-                break
-        return first
+            if error is not None:
+                troubles.note(action, error)
+        return troubles.first
 
     async def _perform_one(
         self, model: RetrievalModel, action: Action, now: int, record: PassRecord
@@ -280,6 +277,27 @@ class Controller:
         self._refusals[model.key] = (*self._refusals.get(model.key, ()), problem)
         await self._ports.models.emit(model, EmitEvent(type="Warning", reason=Reason.BACKING_OFF, message=message), now)
 
+    def _tell_what_lasts(self, key: str, trouble: Trouble | None) -> None:
+        """A port that puts the same object off again and again is a problem of the next pass, as a refusal is."""
+        if trouble is None or isinstance(trouble.error, Rejected) or trouble.of_registry:
+            self._put_off.pop(key, None)
+            return
+        self._put_off[key] = self._put_off.get(key, 0) + 1
+        if self._put_off[key] >= _LASTING_PASSES:
+            message = f"{type(trouble.action).__name__} is put off: {trouble.error}"[:MESSAGE_MAX_CHARS]
+            problem = Problem(dependency="request", message=message, holds_back=False)
+            self._refusals[key] = (*self._refusals.get(key, ()), problem)
+
+    async def _tell_unreadable(self, model: RetrievalModel, error: Rejected) -> None:
+        """Nothing can be decided, and nobody would know: say so in the status, and once as an event."""
+        message = f"nothing is done for the object, and what serves is not looked after: {error}"[:MESSAGE_MAX_CHARS]
+        now = self._clock()
+        status = not_looked_after(model.status, model.metadata.generation, Reason.UNREADABLE, message, now)
+        if status.document() == model.status.document():
+            return
+        await self._ports.models.write_status(model, status)
+        await self._ports.models.emit(model, EmitEvent(type="Warning", reason=Reason.UNREADABLE, message=message), now)
+
     def _result(self, key: str, plan: Plan, *, is_old: bool) -> PassResult:
         """`is_old`: the status says of a refusal what is not true any more, unless this pass was refused, too."""
         actions = [action for action in plan.actions if not isinstance(action, EmitEvent)]
@@ -293,6 +311,7 @@ class Controller:
         self._registry_views.pop(key, None)
         self._last_actions.pop(key, None)
         self._refusals.pop(key, None)
+        self._put_off.pop(key, None)
 
 
 def _troubled(error: Retryable | Rejected, at_the_latest: float | None = None) -> PassResult:
@@ -305,6 +324,11 @@ def _at_the_latest(plan: Plan) -> float | None:
     if plan.requeue_after_s is None or not _lacks_its_champion(plan.status):
         return None
     return max(_SERVING_EVERY_S, plan.requeue_after_s)
+
+
+def settled_for_s(key: str) -> float:
+    """After so many seconds an object that is settled is looked at all the same; always the same for one key."""
+    return _SETTLED_EVERY_S + _SETTLED_SPREAD_S * (zlib.crc32(key.encode()) / 2**32 - 0.5)
 
 
 def _lacks_its_champion(status: RetrievalModelStatus) -> bool:
@@ -320,6 +344,7 @@ def _requeue(queue: WorkQueue, key: str, result: PassResult) -> None:
             queue.forget(key)
             if result.requeue_after_s is not None:
                 queue.add_after(key, result.requeue_after_s)
+            queue.add_after(key, settled_for_s(key))
         case "acted":
             queue.forget(key)
             queue.add(key)

@@ -14,7 +14,7 @@ from retrieval_operator.cli.way import NAMES, is_behind, way
 from retrieval_operator.cli.words import age, clock_time, since
 from retrieval_operator.domain.attempts import STOPPED, how_it_ended
 from retrieval_operator.domain.observed import StackObserved
-from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep, piece
 
 _STEP_OF: dict[WorkloadStep, Step] = {
     WorkloadStep.TRAIN: Step.TRAINING,
@@ -147,8 +147,7 @@ def _attempts(view: Description, candidate: Candidate) -> dict[Step, list[Worklo
     """The candidate's attempts that still have a record, by step, oldest first; those before a retry left out."""
     found: dict[Step, list[WorkloadObserved]] = {}
     for work in sorted(view.workloads, key=lambda work: (work.started_at, work.attempt, work.name)):
-        slot = f"{work.step}-{work.key}"
-        if slot in candidate.attempts and work.attempt > candidate.ignored_attempts.get(slot, 0):
+        if work.piece in candidate.attempts and work.attempt > candidate.ignored_attempts.get(work.piece, 0):
             found.setdefault(_step_of(work, candidate), []).append(work)
     return found
 
@@ -157,7 +156,7 @@ def _step_of(work: WorkloadObserved, candidate: Candidate) -> Step:
     """An encoding belongs to the index with its key, whose own attempts may be yet to come."""
     if work.step is not WorkloadStep.ENCODE:
         return _STEP_OF.get(work.step, candidate.step)
-    known = [step for step in _INDEXES if f"{step}-{work.key}" in candidate.attempts]
+    known = [step for step in _INDEXES if piece(step, work.key) in candidate.attempts]
     return _STEP_OF[known[0]] if known else candidate.step
 
 

@@ -52,14 +52,14 @@ class GivenUp:
 
 def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: int) -> Pending | GivenUp:
     """What to do about a piece of work whose report is not there; at most `limit` failed attempts."""
-    slot = f"{wanted.step}-{wanted.key}"
+    piece = wanted.piece
     seen = attempts_at(context, candidate, wanted)
     latest = max(seen, key=lambda workload: workload.attempt, default=None)
     if latest is None:
-        first = candidate.ignored_attempts.get(slot, 0) + 1
-        return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), first))
+        first = candidate.ignored_attempts.get(piece, 0) + 1
+        return _start(context, candidate, wanted, max(candidate.attempts.get(piece, 0), first))
     if latest.state == "Running":
-        return Pending(_knowing(candidate, slot, latest.attempt), message=f"{latest.name} is running")
+        return Pending(_knowing(candidate, piece, latest.attempt), message=f"{latest.name} is running")
     ended_at = min(latest.finished_at, context.now)  # a clock that was ahead must not hold up what comes
     grace_ends = ended_at + REPORT_GRACE_S
     if latest.state == "Succeeded" and context.now < grace_ends:
@@ -70,12 +70,12 @@ def ensure(context: Context, candidate: Candidate, wanted: WorkloadSpec, limit: 
     next_at = ended_at + delay_s(len(failures)) if failures else context.now
     if context.now < next_at:
         return Pending(candidate, message=f"{how_it_ended(latest)}; another attempt follows", next_at=next_at)
-    return _start(context, candidate, wanted, max(candidate.attempts.get(slot, 0), latest.attempt + 1))
+    return _start(context, candidate, wanted, max(candidate.attempts.get(piece, 0), latest.attempt + 1))
 
 
 def attempts_at(context: Context, candidate: Candidate, wanted: WorkloadSpec) -> list[WorkloadObserved]:
     """The attempts at a piece of work that are seen and that count: a person's retry leaves out those before it."""
-    ignored = candidate.ignored_attempts.get(f"{wanted.step}-{wanted.key}", 0)
+    ignored = candidate.ignored_attempts.get(wanted.piece, 0)
     return [
         workload
         for workload in context.observed.workloads
@@ -85,13 +85,13 @@ def attempts_at(context: Context, candidate: Candidate, wanted: WorkloadSpec) ->
 
 def _start(context: Context, candidate: Candidate, wanted: WorkloadSpec, attempt: int) -> Pending:
     name = workload_name(context.model, wanted.step, wanted.key, attempt)
-    started = _knowing(candidate, f"{wanted.step}-{wanted.key}", attempt)
+    started = _knowing(candidate, wanted.piece, attempt)
     action = StartWorkload(workload=replace(wanted, name=name, attempt=attempt))
     return Pending(started, start=action, message=f"{name} is starting")
 
 
-def _knowing(candidate: Candidate, slot: str, attempt: int) -> Candidate:
-    return with_facts(candidate, attempts={**candidate.attempts, slot: attempt})
+def _knowing(candidate: Candidate, piece: str, attempt: int) -> Candidate:
+    return with_facts(candidate, attempts={**candidate.attempts, piece: attempt})
 
 
 def _counts(workload: WorkloadObserved) -> bool:

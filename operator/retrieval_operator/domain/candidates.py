@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATION, TAG_SLOT
 from retrieval_operator.api.spec import RetrievalModelSpec
-from retrieval_operator.api.status import Candidate, CandidateKind, HistoryEntry, StackRecord
+from retrieval_operator.api.status import Candidate, CandidateKind, Champion, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.history import REFUSING, is_unknown, newest, refusal, retry_of, retry_was_handled
@@ -29,12 +29,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Slots:
-    """Schedule slots taken up: the newest of each schedule, and which of them are new in this pass."""
+    """Schedule slots taken up: the newest of each schedule."""
 
     training: str
     refresh: str
-    training_is_new: bool = False
-    refresh_is_new: bool = False
 
 
 def slots(context: Context, *, may_advance: bool) -> Slots:
@@ -51,7 +49,7 @@ def slots(context: Context, *, may_advance: bool) -> Slots:
     )
     new_training = _due(context, spec.data.schedule, max(floor, slot_time(training)))
     new_refresh = _due(context, spec.index.refresh.schedule, max(floor, slot_time(refresh))) if champion else ""
-    return Slots(new_training or training, new_refresh or refresh, bool(new_training), bool(new_refresh))
+    return Slots(new_training or training, new_refresh or refresh)
 
 
 def _recorded_slots(context: Context) -> list[str]:
@@ -85,16 +83,14 @@ def wanted(context: Context, taken: Slots) -> Wanted | None:
 
     A refused wish is returned with its refusal only when nothing else is wanted, for the conditions to say so.
     """
-    back = _wanted_rollback(context)
-    if back is not None and not back.refused:
-        return back
-    revision = _wanted_revision(context, taken)
-    if revision is not None and not revision.refused:
-        return revision
-    for wish in (_wanted_refresh(context, taken), _wanted_serving(context, taken)):
-        if wish is not None and not wish.refused:
-            return wish
-    return back or revision or _wanted_refresh(context, taken) or _wanted_serving(context, taken)
+    asked = (
+        _wanted_rollback(context),
+        _wanted_revision(context, taken),
+        _wanted_refresh(context, taken),
+        _wanted_serving(context, taken),
+    )
+    wishes = [wish for wish in asked if wish is not None]
+    return next((wish for wish in wishes if not wish.refused), next(iter(wishes), None))
 
 
 def _wanted_rollback(context: Context) -> Wanted | None:
@@ -117,9 +113,9 @@ def _failed_rollback(context: Context, target: StackRecord) -> str:
 
 
 def _wanted_revision(context: Context, taken: Slots) -> Wanted | None:
-    slot = training_slot(context, taken.training)
+    champion, slot = context.champion, training_slot(context, taken.training)
     revision = revision_hash(context.spec, slot)
-    if context.champion is not None and context.champion.revision == revision:
+    if champion is not None and champion.revision == revision:
         return None
     kind = CandidateKind.REVISION
     return Wanted(
@@ -128,9 +124,20 @@ def _wanted_revision(context: Context, taken: Slots) -> Wanted | None:
         revision,
         slot,
         taken.refresh,
-        scheduled=taken.training_is_new,
+        scheduled=champion is not None and asks_for_revision(context, champion),
         refused=refusal(context, kind, revision),
     )
+
+
+def asks_for_revision(context: Context, champion: Champion) -> bool:
+    """Whether spec and annotations ask for the champion's revision: whatever else is wanted then, a schedule asked."""
+    cron_slot = champion.slot.partition("#")[0]
+    return champion.revision == revision_hash(context.spec, training_slot(context, cron_slot))
+
+
+def asks_for_generation(context: Context, champion: Champion) -> bool:
+    """Whether the spec asks for the champion's index generation: whatever else is wanted then, a schedule asked."""
+    return champion.generation_key == generation_key(context.spec, champion.bundle_id, champion.refresh_slot)
 
 
 def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
@@ -147,7 +154,7 @@ def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
         champion.revision,
         champion.slot,
         taken.refresh,
-        scheduled=taken.refresh_is_new,
+        scheduled=asks_for_generation(context, champion),
         refused=refusal(context, kind, key) or _left_behind(context, taken, kind),
     )
 
@@ -243,8 +250,7 @@ def new_candidate(context: Context, wish: Wanted, history: list[HistoryEntry]) -
 def highest_attempts(context: Context) -> dict[str, int]:
     highest: dict[str, int] = {}
     for workload in context.observed.workloads:
-        slot = f"{workload.step}-{workload.key}"
-        highest[slot] = max(workload.attempt, highest.get(slot, 0))
+        highest[workload.piece] = max(workload.attempt, highest.get(workload.piece, 0))
     return highest
 
 

@@ -28,7 +28,6 @@ from retrieval_operator.api.status import (
 )
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import (
-    REFUSING,
     entry_of_former,
     entry_of_promotion,
     entry_of_rollback,
@@ -122,9 +121,13 @@ def champion_of(model: RetrievalModel, observed: Observed) -> Champion | None:
 
 
 def former_is_kept(history: list[HistoryEntry], previous: str) -> bool:
-    """Whether the former stack is one to go back to: after a rollback it is the bad one, and goes at once."""
-    entry = next((entry for entry in history if entry.record is not None and entry.record.stack == previous), None)
-    return bool(previous) and (entry is None or entry.outcome not in REFUSING)
+    """Whether the former stack is one to go back to: after a rollback it is the bad one, and goes at once.
+
+    A way back to it that failed says nothing about that: the next one may find it well again.
+    """
+    told = (e for e in history if e.record is not None and e.outcome in ("Promoted", "RolledBack"))
+    entry = next((entry for entry in told if entry.record is not None and entry.record.stack == previous), None)
+    return bool(previous) and (entry is None or entry.outcome == "Promoted")
 
 
 def _judged(model: RetrievalModel, live: StackRecord) -> tuple[list[GateVerdict], str]:
@@ -276,7 +279,7 @@ def _switch_back(context: Context, champion: Champion, record: StackRecord, why:
     """Traffic first: the registry may be away, and clients matter more than the record."""
     message = f"going back from stack {champion.stack} to {record.stack}: {why}"
     switch = SwitchTraffic(record=record, observed_version=context.observed.traffic.version)
-    event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message)
+    event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message, of_action=True)
     entry = entry_of_rollback(champion, record, message, context.now)
     runs = verdict_runs(context.registry, entry.kind, entry.id)
     return (switch, event, *(TagRun(run_id=run.run_id, tags={TAG_VERDICT: "RolledBack"}) for run in runs))
@@ -295,7 +298,7 @@ def regained_traffic(context: Context) -> tuple[Action, ...]:
         return ()  # it is kept, or made again, by `upkeep`
     message = f"the object's stable address was gone: traffic goes to stack {champion.stack} again"
     switch = SwitchTraffic(record=record_of_champion(champion), observed_version=traffic.version)
-    return (switch, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message))
+    return (switch, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message, of_action=True))
 
 
 def failed_bake_check(context: Context, champion: Champion) -> str:

@@ -43,12 +43,15 @@ from retrieval_operator.domain.observed import Observed
 from retrieval_operator.domain.plan import Action, EmitEvent, Plan, SwitchTraffic
 from retrieval_operator.domain.run_states import run_images, run_states
 from retrieval_operator.domain.schedule import next_slot_at
-from retrieval_operator.domain.workloads import WorkloadObserved
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 
 # Longer than a server or program takes to start again on the machines this was tried on (30 s under load). Gut feeling.
 _OVERDUE_GRACE_S = 120
 # Watches wake the queue; this is the safety net while something is in flight.
 _IN_FLIGHT_REQUEUE_S = 15.0
+# How soon an object that has nothing else to do looks whether its trouble is over: nothing tells of a claim, nor of
+# MLflow. Nobody waits for it but people who look at its conditions. A gut feeling.
+_IN_TROUBLE_REQUEUE_S = 60.0
 
 
 def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
@@ -118,7 +121,8 @@ def _retried(context: Context, done: _Pass) -> _Pass:
     candidate = done.candidate
     if candidate is not None:
         ignored = candidates.highest_attempts(context)
-        candidate = with_facts(candidate, ignored_attempts=ignored, step_started_at=context.now, blocked_since=None)
+        fresh = {"step_started_at": context.now, "blocked_since": None, "overdue_since": None}
+        candidate = with_facts(candidate, ignored_attempts=ignored, **fresh)
     else:
         wish = candidates.wanted(context, candidates.slots(context, may_advance=False))
         if wish is not None and wish.refused and newest(history, wish.id) is None:
@@ -202,14 +206,17 @@ def _within_deadline(context: Context, before: Candidate, waiting: Waiting) -> W
     """A step that makes no progress ends the candidate; the clock stands still while something outside is awaited.
 
     It also ran while nobody worked (a laptop asleep, a control plane that was down), so being over it once is not
-    enough: only what is still stuck after a grace has ended.
+    enough: only what is still stuck after a grace has ended. Where somebody looks, a pass comes within twice the grace
+    (a back-off takes no longer than it); after more than that nobody looked, and the grace begins anew.
     """
     if waiting.blocked or waiting.step is not before.step or before.blocked_since or _may_last(context, waiting):
         return waiting
     limit = context.spec.promotion.progress_deadline_seconds
     if context.now - _clock_start(context, before) <= limit:
-        return waiting
+        return replace(waiting, candidate=with_facts(waiting.candidate, overdue_since=None))
     overdue = before.overdue_since or context.now
+    if context.now - overdue >= 2 * _OVERDUE_GRACE_S:
+        overdue = context.now
     if context.now - overdue < _OVERDUE_GRACE_S:
         return replace(waiting, candidate=with_facts(waiting.candidate, overdue_since=overdue))
     stuck = "; ".join(part for part in (waiting.message, context.refused) if part)
@@ -221,7 +228,8 @@ def _may_last(context: Context, waiting: Waiting) -> bool:
     """A reviewer may take days, a training too, from when it is there."""
     if waiting.step is Step.TRAINING:
         known = waiting.candidate.attempts
-        return any(known[slot] == work.attempt for slot, work in _attempts(context, waiting.candidate))
+        trainings = [found for found in _attempts(context, waiting.candidate) if found[1].step is WorkloadStep.TRAIN]
+        return any(known[piece] == work.attempt for piece, work in trainings)
     return waiting.step is Step.AWAITING_APPROVAL
 
 
@@ -232,23 +240,26 @@ def _clock_start(context: Context, candidate: Candidate) -> int:
 
 
 def _attempts(context: Context, candidate: Candidate) -> list[tuple[str, WorkloadObserved]]:
-    """Those at the candidate's work that are there, each with the slot that the candidate counts it in."""
-    found = [(f"{workload.step}-{workload.key}", workload) for workload in context.observed.workloads]
-    return [(slot, workload) for slot, workload in found if slot in candidate.attempts]
+    """Those at the candidate's work that are there, each with the piece of work that the candidate counts it by."""
+    found = [(workload.piece, workload) for workload in context.observed.workloads]
+    return [(piece, workload) for piece, workload in found if piece in candidate.attempts]
 
 
 def _moved(context: Context, before: Candidate, waiting: Waiting) -> Candidate:
     same_step = waiting.step is before.step
     started = before.step_started_at if same_step else context.now
+    overdue = waiting.candidate.overdue_since if same_step else None
     if same_step and before.blocked_since is not None and not waiting.blocked:
-        started += context.now - before.blocked_since
+        stood_still = context.now - before.blocked_since
+        started += stood_still
+        overdue = overdue + stood_still if overdue is not None else None
     return with_facts(
         waiting.candidate,
         step=waiting.step,
         step_started_at=started,
         message=cut(waiting.message),
         blocked_since=(before.blocked_since or context.now) if waiting.blocked else None,
-        overdue_since=waiting.candidate.overdue_since if same_step else None,
+        overdue_since=overdue,
     )
 
 
@@ -316,8 +327,8 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
 
 def _with_upkeep(context: Context, done: _Pass, retry: str) -> tuple[Action, ...]:
     return (
-        *finalizer(context),  # before anything is made that it is there for
         *done.back,  # clients first: what is left may be repaired in vain
+        *finalizer(context),  # before anything is made that it is there for
         *upkeep.champion_upkeep(context),  # before all that a candidate wants: it must not wait for the registry
         *upkeep.former_upkeep(context),
         *done.actions,
@@ -358,12 +369,13 @@ def _requeue(context: Context, done: _Pass, others: Sequence[int]) -> float | No
     spec, now, champion = context.spec, context.now, context.champion
     moments: list[float] = [now + done.requeue_after_s] if done.requeue_after_s else []
     moments += others
+    if context.registry is None or context.observed.problems:
+        moments.append(now + _IN_TROUBLE_REQUEUE_S)
     for expression in (spec.data.schedule, spec.index.refresh.schedule):
         if expression is not None:
             moments.append(next_slot_at(expression, spec.data.time_zone, now))
     if champion is not None:
-        connections_end = context.observed.traffic.switched_at + spec.serving.connection_age_seconds
-        ends = [champion.baking_until, connections_end]
+        ends = [champion.baking_until, upkeep.connections_end(context)]
         ends += [upkeep.autoscaler_settles_at(champion)] if spec.serving.replicas.most else []
         moments += [moment for moment in ends if moment > now]
         if not _champion_serves(context):

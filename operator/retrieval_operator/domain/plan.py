@@ -125,9 +125,12 @@ class StopTraffic:
 
 @dataclass(frozen=True, kw_only=True)
 class EmitEvent:
+    """`of_action`: it tells of the action before it in the plan, and so only when that was performed."""
+
     type: Literal["Normal", "Warning"]
     reason: Reason
     message: str
+    of_action: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

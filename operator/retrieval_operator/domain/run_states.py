@@ -12,7 +12,7 @@ from retrieval_operator.domain.attempts import STOPPED
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.observed import RunObserved, RunStatus
 from retrieval_operator.domain.plan import Action, SetRunStatus, TagRun
-from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
+from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep, piece
 
 
 def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, ...]:
@@ -43,8 +43,8 @@ def _unwritten_images(context: Context, run: RunObserved) -> dict[str, str]:
 
 def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:
     latest = _latest(context, run)
-    slots = {f"{run.step}-{run.key}"} | ({f"{latest.step}-{latest.key}"} if latest is not None else set())
-    is_wanted = candidate is not None and slots & candidate.attempts.keys()
+    pieces = {piece(run.step, run.key)} | ({latest.piece} if latest is not None else set())
+    is_wanted = candidate is not None and pieces & candidate.attempts.keys()
     if is_wanted or (latest is not None and latest.state == "Running"):
         return "Running"
     if run.status != "Running":

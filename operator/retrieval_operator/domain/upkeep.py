@@ -17,6 +17,7 @@ from retrieval_operator.api.constants import (
     TAG_REVISION,
     TAG_VERDICT,
 )
+from retrieval_operator.api.spec import Serving
 from retrieval_operator.api.status import Candidate, CandidateKind, Champion, HistoryEntry, Step
 from retrieval_operator.domain.champion import former_is_kept
 from retrieval_operator.domain.context import Context
@@ -58,7 +59,7 @@ def champion_upkeep(context: Context) -> tuple[Action, ...]:
         if stack is not None and stack.complete:
             return (create,)  # of servers that fail the condition Ready tells; a cluster starts them again by itself
         message = f"starting the champion's stack {champion.stack} again"
-        return (create, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message))
+        return (create, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message, of_action=True))
     wanted = bounds.min
     if bounds.most and context.now < autoscaler_settles_at(champion):
         wanted = min(max(stack.replicas, bounds.min), bounds.most)
@@ -75,15 +76,15 @@ def autoscaler_settles_at(champion: Champion) -> int:
 def former_upkeep(context: Context) -> tuple[Action, ...]:
     """While the champion bakes, the stack to go back to has as many servers as the champion has ready.
 
-    Only an autoscaler takes servers from a stack without traffic, so without one there is nothing to do.
+    An autoscaler takes servers from a stack without traffic, and the champion may have been given more.
     """
     champion = context.champion
     if champion is None or context.now >= champion.baking_until:
         return ()
     former, live = (context.observed.stacks.get(stack) for stack in (context.observed.traffic.previous, champion.stack))
-    if former is None or live is None or not former.max_replicas or former.replicas >= live.ready_replicas:
+    if former is None or live is None or former.replicas >= live.ready_replicas:
         return ()
-    most = max(former.max_replicas, live.ready_replicas)
+    most = former.max_replicas and max(former.max_replicas, live.ready_replicas)
     return (ScaleStack(stack=former.record.stack, replicas=live.ready_replicas, max_replicas=most),)
 
 
@@ -94,10 +95,18 @@ def kept_stacks(context: Context, candidate: Candidate | None, history: list[His
     if champion is None:
         return kept
     kept.add(champion.stack)
-    connections_end = traffic.switched_at + context.spec.serving.connection_age_seconds
-    if former_is_kept(history, traffic.previous) and context.now < max(champion.baking_until, connections_end):
+    if former_is_kept(history, traffic.previous) and context.now < max(champion.baking_until, connections_end(context)):
         kept.add(traffic.previous)
     return kept
+
+
+def connections_end(context: Context) -> int:
+    """When the last connection to the former stack ends: its servers were started with an age of their own."""
+    former = context.observed.stacks.get(context.observed.traffic.previous)
+    ages = [context.spec.serving.connection_age_seconds]
+    if former is not None:
+        ages.append(int(former.record.serving.get("connectionAgeSeconds", Serving().connection_age_seconds)))
+    return context.observed.traffic.switched_at + max(ages)
 
 
 def collected_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> tuple[Action, ...]:
@@ -110,7 +119,8 @@ def collected_stacks(context: Context, candidate: Candidate | None, history: lis
     actions: list[Action] = []
     for stack in sorted(loose):
         message = f"stack {stack} is drained and removed: nothing needs it any more"
-        actions += [DeleteStack(stack=stack), EmitEvent(type="Normal", reason=Reason.STACK_COLLECTED, message=message)]
+        told = EmitEvent(type="Normal", reason=Reason.STACK_COLLECTED, message=message, of_action=True)
+        actions += [DeleteStack(stack=stack), told]
     return tuple(actions)
 
 
@@ -118,7 +128,7 @@ def collected_workloads(context: Context, candidate: Candidate | None) -> tuple[
     """The oldest finished attempts beyond those kept. The candidate's stay: its failures are counted from them."""
     counted = candidate.attempts if candidate is not None else {}
     ended = [workload for workload in context.observed.workloads if workload.state != "Running"]
-    finished = [workload for workload in ended if f"{workload.step}-{workload.key}" not in counted]
+    finished = [workload for workload in ended if workload.piece not in counted]
     finished.sort(key=lambda workload: (workload.finished_at, workload.name), reverse=True)
     return tuple(DeleteWorkload(name=workload.name) for workload in finished[KEPT_WORKLOADS:])
 
@@ -126,7 +136,7 @@ def collected_workloads(context: Context, candidate: Candidate | None) -> tuple[
 def stopped_workloads(
     context: Context, candidate: Candidate | None, *, suspended: bool, may_collect: bool
 ) -> tuple[Action, ...]:
-    """Running work that nobody waits for: of a superseded candidate, or a training while suspended.
+    """Running work that nobody waits for (of a superseded candidate, a training while suspended), and what is overdue.
 
     `may_collect`: nothing waits for a removal of files to be out of the way.
     """
@@ -135,11 +145,11 @@ def stopped_workloads(
     ours = set(candidate.attempts) if candidate is not None else set()
     stops = []
     for workload in context.observed.workloads:
-        wanted = f"{workload.step}-{workload.key}" in ours and not (suspended and workload.step == "train")
+        wanted = workload.piece in ours and not (suspended and workload.step == "train")
         wanted = wanted or (may_collect and workload.step is WorkloadStep.COLLECT)
         # Its report is complete, so it is about to end by itself: stopped now, it would look as if it had failed.
         has_reported = context.registry.report(workload.step, workload.key) is not None
-        if workload.state == "Running" and not wanted and not has_reported:
+        if workload.state == "Running" and (workload.overdue or not wanted) and not has_reported:
             stops.append(StopWorkload(name=workload.name))
     return tuple(stops)
 
@@ -178,7 +188,7 @@ def _aliases(context: Context, registry: RegistryObserved, candidate: Candidate 
         actions.append(SetAlias(alias=alias, version=wanted))
         if alias == ALIAS_CHAMPION and found and _was_recorded(context):
             message = f"alias {alias} was at version {found} but traffic goes to version {wanted}"
-            actions.append(EmitEvent(type="Warning", reason=Reason.ALIAS_REPAIRED, message=message))
+            actions.append(EmitEvent(type="Warning", reason=Reason.ALIAS_REPAIRED, message=message, of_action=True))
     return actions
 
 

@@ -27,6 +27,11 @@ class WorkloadStep(StrEnum):
 _INDEX_STEPS = frozenset({WorkloadStep.INDEX_EVALUATION, WorkloadStep.INDEX_CHAMPION, WorkloadStep.INDEX_SERVING})
 
 
+def piece(step: str, key: str) -> str:
+    """A piece of work as a candidate's `attempts` name it."""
+    return f"{step}-{key}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkloadSpec:
     """One attempt at one piece of work.
@@ -50,13 +55,19 @@ class WorkloadSpec:
     deadline_s: int = 86_400
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def piece(self) -> str:
+        """The piece of work, by which attempts at it are counted."""
+        return piece(self.step, self.key)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadObserved:
     """An attempt that exists. Times are seconds since the epoch; `exit_code` is None while running or when lost.
 
     `message` is what the program said when it failed (its termination message), for people. `image` is what its pods
-    run, by digest; "" while that is not known, and on one machine.
+    run, by digest; "" while that is not known, and on one machine. `overdue`: it goes on though its deadline is long
+    over, and nothing but `stop` ends it.
     """
 
     name: str
@@ -70,6 +81,12 @@ class WorkloadObserved:
     started_at: int = 0
     finished_at: int = 0
     image: str = ""
+    overdue: bool = False
+
+    @property
+    def piece(self) -> str:
+        """The piece of work, by which attempts at it are counted."""
+        return piece(self.step, self.key)
 
     def is_part_of(self, step: str, key: str) -> bool:
         """Whether it is an attempt at the work of the run of this step and key, or at encoding for that work."""

@@ -96,6 +96,74 @@ async def test_a_refusal_stops_only_what_relies_on_it(world: Any, action: Action
     assert (calls[type(later)] in [call[0] for call in world.writes]) is not relied_on
 
 
+CREATE, SWITCH, FINALIZER = EVERY_ACTION[9][0], EVERY_ACTION[12][0], EVERY_ACTION[15][0]
+TAG = EVERY_ACTION[1][0]
+
+
+@pytest.mark.parametrize(
+    ("failing", "error"),
+    [
+        ("traffic.switch", Rejected("a webhook says no")),
+        ("traffic.switch", Retryable("a webhook does not answer")),
+        ("models.set_finalizer", Rejected("a webhook says no")),
+        ("workloads.start", Retryable("a webhook does not answer")),
+    ],
+)
+async def test_what_serves_is_repaired_whatever_else_is_not_to_be_had(
+    world: Any, failing: str, error: PortError, a_plan: Call
+) -> None:
+    world.failures = {failing: error}
+    first = next(action for action, call in EVERY_ACTION if call[0] == failing)
+    scale = EVERY_ACTION[10][0]
+    await world.controller(a_plan(first, TAG, CREATE, scale, STOP)).reconcile(KEY)
+    done = [call[0] for call in world.writes if not call[0].startswith("models.")]
+    assert [name for name in done if name != failing] == ["stacks.create", "stacks.scale"]
+
+
+def about(message: str, *, of_action: bool) -> EmitEvent:
+    return EmitEvent(type="Normal", reason=Reason.PROMOTED, message=message, of_action=of_action)
+
+
+@pytest.mark.parametrize("error", [Rejected("a webhook says no"), Retryable("it does not answer")])
+async def test_no_event_tells_of_what_was_not_done(world: Any, error: PortError, a_plan: Call) -> None:
+    world.failures = {"stacks.delete": error}
+    delete = EVERY_ACTION[11][0]
+    plan = a_plan(delete, about("removed", of_action=True), CREATE, about("made", of_action=True))
+    await world.controller(plan).reconcile(KEY)
+    told = [call[1].message for call in world.writes if call[0] == "models.emit" and call[1].type == "Normal"]
+    assert told == ["made"]
+
+
+async def test_an_event_of_no_action_is_told_whatever_was_refused_before(world: Any, a_plan: Call) -> None:
+    world.failures = {"stacks.create": Rejected("exceeded quota")}
+    await world.controller(a_plan(CREATE, about("promoted", of_action=False))).reconcile(KEY)
+    assert "promoted" in [call[1].message for call in world.writes if call[0] == "models.emit"]
+
+
+async def test_what_is_put_off_for_long_is_among_the_problems_and_what_is_put_off_for_a_moment_is_not(
+    world: Any, a_plan: Call
+) -> None:
+    """Such as a webhook that does not answer: nobody refuses anything, and nothing happens."""
+    world.failures["stacks.create"] = Retryable("failed calling webhook")
+    controller = world.controller(a_plan(CREATE))
+    for _ in range(6):
+        assert (await controller.reconcile(KEY)).outcome == "delayed"
+    world.failures.clear()
+    for _ in range(2):
+        await controller.reconcile(KEY)
+    problem = Problem(dependency="request", message="CreateStack is put off: failed calling webhook", holds_back=False)
+    seen = [observed.problems for _, observed, _ in world.seen]
+    assert seen == [*[()] * 4, (problem,), (problem,), (problem,), ()]
+
+
+async def test_a_registry_that_is_away_is_no_request_that_is_put_off(world: Any, a_plan: Call) -> None:
+    world.failures["registry.set_alias"] = Retryable("MLflow is away")
+    controller = world.controller(a_plan(ALIAS))
+    for _ in range(6):
+        await controller.reconcile(KEY)
+    assert not any(observed.problems for _, observed, _ in world.seen)
+
+
 async def test_a_refusal_is_among_the_problems_of_the_next_pass_and_no_longer(world: Any, a_plan: Call) -> None:
     world.failures["stacks.create"] = Rejected("exceeded quota")
     create = next(action for action, call in EVERY_ACTION if call[0] == "stacks.create")

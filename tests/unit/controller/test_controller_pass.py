@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from retrieval_operator.api.conditions import Reason
+from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.status import Candidate, CandidateKind, RetrievalModelStatus
 from retrieval_operator.domain.observed import Observed, Problem, RegistryObserved
 from retrieval_operator.domain.plan import EmitEvent, StartWorkload, StopWorkload
@@ -117,6 +117,27 @@ async def test_nothing_is_decided_on_half_an_observation(world: Any, port: str, 
     assert (await world.controller(a_plan(START)).reconcile(KEY)).outcome == "delayed"
     assert world.seen == []
     assert world.writes == []
+
+
+@pytest.mark.parametrize("port", ["stacks.observe", "traffic.observe"])
+async def test_an_object_whose_children_cannot_be_read_says_so_and_no_longer_claims_to_serve(
+    world: Any, port: str, a_plan: Call
+) -> None:
+    ready = {"status": "True", "reason": Reason.CHAMPION_SERVING, "observed_generation": 1, "last_transition_time": 1}
+    before = RetrievalModelStatus(conditions=[Condition(type=ConditionType.READY, **ready)])
+    world.model = world.model.model_copy(update={"status": before})
+    world.failures[port] = Rejected("Service default/feed: annotation record is damaged; restore it")
+    controller = world.controller(a_plan(START))
+    for _ in range(3):
+        assert (await controller.reconcile(KEY)).outcome == "refused"
+    assert [call[0] for call in world.writes] == ["models.write_status", "models.emit"], "once"
+    said = {one.type: (one.status, one.reason, one.last_transition_time) for one in world.model.status.conditions}
+    assert said == {
+        ConditionType.READY: ("Unknown", Reason.UNREADABLE, NOW),
+        ConditionType.STALLED: ("True", Reason.UNREADABLE, NOW),
+    }
+    assert all("annotation record is damaged; restore it" in one.message for one in world.model.status.conditions)
+    assert world.model.status.phase == "Stalled"
 
 
 @pytest.mark.parametrize("error", [Retryable("MLflow is away"), Rejected("wrong password")])

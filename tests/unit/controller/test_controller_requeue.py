@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from controller_examples import NOW, RECORD
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
 from retrieval_operator.api.status import Champion, RetrievalModelStatus
-from retrieval_operator.domain.plan import Action, DeleteWorkload, Plan, SetAlias, StopWorkload
+from retrieval_operator.controller import settled_for_s
+from retrieval_operator.domain.plan import Action, CreateStack, DeleteWorkload, Plan, SetAlias, StopWorkload
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
 from retrieval_operator.work_queue import Backoff, WorkQueue
 
@@ -46,7 +48,7 @@ def passes(in_virtual_time: Any, world: Any, plans: Sequence[Plan], until_s: flo
 @pytest.mark.parametrize(
     ("actions", "requeue", "expected"),
     [
-        pytest.param([()], None, [0], id="settled without a date: never"),
+        pytest.param([()], None, [0], id="settled without a date: not soon"),
         pytest.param([()], 4, [0, 4, 8], id="settled: when the plan says"),
         pytest.param([(DELETE,), (STOP,), ()], None, [0, 0, 0], id="acted: at once"),
         pytest.param([(STOP,)], None, [0, 0, 1, 3, 7], id="repeated: backed off"),
@@ -128,10 +130,34 @@ def test_how_long_a_back_off_may_be_while_the_champion_does_not_serve(
     assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
 
 
-def test_the_repair_itself_is_backed_off_when_it_is_refused(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
-    world.failures["workloads.stop"] = Rejected("never")
-    plan = a_plan(STOP, status=NOT_READY, requeue=5)
-    assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(BACKED_OFF)
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [
+        (["stacks.create"], BACKED_OFF),
+        (["workloads.stop", "stacks.create"], BACKED_OFF),
+        (["workloads.stop"], EVERY_5_S),
+    ],
+    ids=["the repair", "the repair and something else", "something else"],
+)
+def test_only_the_repair_itself_is_backed_off_when_it_is_refused(
+    in_virtual_time: Any, world: Any, a_plan: Call, refused: list[str], expected: list[float]
+) -> None:
+    world.failures = dict.fromkeys(refused, Rejected("never"))
+    plan = a_plan(STOP, CreateStack(record=RECORD, replicas=1), status=NOT_READY, requeue=5)
+    assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
+
+
+def test_a_settled_object_is_looked_at_about_every_hour(in_virtual_time: Any, world: Any, a_plan: Call) -> None:
+    """Nobody tells of what changed in MLflow."""
+    times = passes(in_virtual_time, world, [a_plan()], until_s=3 * 3600)
+    assert times == pytest.approx([0, settled_for_s(KEY), 2 * settled_for_s(KEY)])
+
+
+def test_settled_objects_are_not_looked_at_all_at_once() -> None:
+    turns = sorted(settled_for_s(f"default/feed-{number}") for number in range(100))
+    assert turns[0] >= 3300 and turns[-1] <= 3900
+    assert max(later - sooner for sooner, later in pairwise(turns)) < 60
+    assert len({round(turn) for turn in turns}) > 80
 
 
 def test_a_pass_that_repeats_itself_is_followed_in_time_too(in_virtual_time: Any, world: Any, a_plan: Call) -> None:

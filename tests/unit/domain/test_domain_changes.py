@@ -19,6 +19,7 @@ from retrieval_operator.domain.changes import (
 )
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash
 
+PROMPT = {"fields": [{"name": "title", "rendering": "text"}], "maxTokens": 64}
 CHANGES: dict[str, tuple[Any, Effect]] = {
     "suspend": (True, Effect.IN_PLACE),
     "storage.uri": ("/other", Effect.REFUSED),
@@ -32,7 +33,7 @@ CHANGES: dict[str, tuple[Any, Effect]] = {
     "model.base": ("/bases/other", Effect.REVISION),
     "model.dimensions": ([128], Effect.REVISION),
     "model.maxTokens": ({"member": 64}, Effect.REVISION),
-    "model.prompts": ({"formatVersion": 1}, Effect.REVISION),
+    "model.prompts": ({"member": PROMPT, "item": PROMPT}, Effect.REVISION),
     "model.servedDimension": (64, Effect.GENERATION),
     "training.backend": ("Job", Effect.IN_PLACE),
     "training.image": ("trainer:2", Effect.REVISION),

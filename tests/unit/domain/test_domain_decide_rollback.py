@@ -11,7 +11,8 @@ import pytest
 from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
-from retrieval_operator.domain.plan import CreateStack, SwitchTraffic
+from retrieval_operator.domain.decide import decide
+from retrieval_operator.domain.plan import CreateStack, DeleteStack, SetFinalizer, SwitchTraffic
 from retrieval_operator.domain.simulate import (
     World,
     run_until_settled,
@@ -119,6 +120,39 @@ def test_the_traffic_goes_back_before_anybody_tries_to_repair_what_it_leaves(ste
         kinds = [type(action) for action in plan.actions]
     assert CreateStack in kinds
     assert kinds.index(SwitchTraffic) < kinds.index(CreateStack)
+
+
+def test_a_way_back_that_failed_neither_removes_the_former_stack_nor_ends_the_window(
+    make: Make, step: Call, second_life: Call
+) -> None:
+    """Its only server could not start at that moment; once it can, the bake check may still go back to it."""
+    world = World()
+    model = second_life(world)
+    bad, former = model.status.champion, world.traffic.previous  # type: ignore[union-attr]
+    world.stacks[former] = replace(world.stacks[former], ready_replicas=0, failed="its image cannot be pulled")
+    asked = {"retrieval-operator.io/rollback": f"{bad.token}:{former}"}
+    model = make({"spec.data.revision": "2"}, status=model.status, generation=3, annotations=asked)
+    for _ in range(4):
+        model, _ = step(model, world, seconds=0)
+        world.stacks[former] = replace(world.stacks[former], ready_replicas=0, failed="its image cannot be pulled")
+    assert (model.status.history[0].kind, model.status.history[0].outcome) == ("Rollback", "Failed")
+    assert model.status.champion.baking_until > world.now  # type: ignore[union-attr]
+
+    world.stacks[former] = replace(world.stacks[former], ready_replicas=1, failed="")
+    world.stacks[bad.stack] = replace(world.stacks[bad.stack], ready_replicas=0, failed="it exits with code 1")
+    step(model, world)
+    assert world.traffic.live is not None and world.traffic.live.stack == former
+
+
+def test_going_back_comes_before_a_finalizer_that_may_be_refused(make: Make, second_life: Call) -> None:
+    world = World()
+    model = second_life(world)
+    bad = model.status.champion.stack  # type: ignore[union-attr]
+    world.stacks[bad] = replace(world.stacks[bad], ready_replicas=0, failed="it exits with code 1")
+    changes = {"spec.data.revision": "2", "spec.deletionPolicy": "Delete"}
+    plan = decide(make(changes, status=model.status, generation=3), world.observe(), world.now)
+    kinds = [type(action) for action in plan.actions]
+    assert kinds.index(SwitchTraffic) < kinds.index(SetFinalizer)
 
 
 @pytest.mark.parametrize("asks", [True, False], ids=["asked for", "by itself"])
@@ -237,6 +271,23 @@ class SlowStacks(World):
         for stack, found in self.stacks.items():
             if self.now - found.created_at < 6:
                 self.stacks[stack] = replace(found, ready_replicas=0)
+
+
+def test_the_former_stack_outlives_the_connections_that_its_own_servers_allow(make: Make, second_life: Call) -> None:
+    """Its clients were promised ten minutes when they connected, whatever the manifest says by now."""
+    world = World()
+    model = second_life(world)
+    former = world.traffic.previous
+    stack = world.stacks[former]
+    record = stack.record.model_copy(update={"serving": {"connectionAgeSeconds": 600}})
+    world.stacks[former] = replace(stack, record=record)
+    changes = {"spec.data.revision": "2", "spec.rollback.windowSeconds": 0, "spec.serving.connectionAgeSeconds": 20}
+    short = make(changes, status=model.status, generation=3)
+    for seconds, is_removed in ((30, False), (599, False), (601, True)):
+        plan = decide(short, world.observe(), world.traffic.switched_at + seconds)
+        assert (DeleteStack(stack=former) in plan.actions) is is_removed, seconds
+        if seconds == 30:
+            assert plan.requeue_after_s is not None
 
 
 def test_a_rollback_to_a_collected_stack_waits_for_its_server(make: Make, second_life: Call) -> None:

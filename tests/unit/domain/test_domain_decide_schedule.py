@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from retrieval_operator.api.conditions import ConditionType
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import CandidateKind, RetrievalModelStatus, Step
 from retrieval_operator.domain.decide import decide
+from retrieval_operator.domain.observed import Problem
 from retrieval_operator.domain.simulate import (
     World,
     run_until_settled,
@@ -118,3 +120,38 @@ def test_a_scheduled_training_goes_on_when_the_status_is_wiped_after_its_startin
     assert plan.status.candidate is not None
     assert [workload.name for workload in world.workloads.values() if workload.state == "Running"] == running
     assert not any(type(action).__name__ == "StopWorkload" for action in plan.actions)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"registry": None},
+        {"problems": (Problem(dependency="storage", message="the claim is missing"),)},
+    ],
+    ids=["MLflow is away", "a claim is missing"],
+)
+def test_a_settled_object_in_trouble_looks_whether_that_is_over(make: Make, trouble: dict[str, Any]) -> None:
+    """Nothing tells of MLflow or of a claim: what waits for them, and the condition, would stay as it is for good."""
+    world, model = World(), make()
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    world.now = world.traffic.switched_at + 10_000
+    assert decide(model, world.observe(), world.now).requeue_after_s is None
+    plan = decide(model, replace(world.observe(), **trouble), world.now)
+    assert plan.requeue_after_s is not None and plan.requeue_after_s <= 60
+
+
+def test_work_of_a_schedule_is_that_of_a_schedule_also_when_it_begins_late(make: Make, condition: Call) -> None:
+    """The pass that takes the slot up cannot begin, as MLflow is away; nobody has edited anything."""
+    world = World(now=1_700_000_000)
+    model = make({"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": world.now})
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    world.tick(3600)
+    late = decide(model, replace(world.observe(), registry=None), world.now)
+    assert late.status.training_slot > model.status.training_slot and late.status.candidate is None
+    model = with_status(model, late.status)
+    world.tick(60)
+    plan = decide(model, world.observe(), world.now)
+    assert plan.status.candidate is not None and plan.status.candidate.scheduled
+    assert condition(plan.status, ConditionType.PROGRESSING)[0] == "True"
+    assert condition(plan.status, ConditionType.RECONCILING)[0] == "absent"
+    assert condition(plan.status, ConditionType.PROMOTED)[0] == "True"

@@ -13,7 +13,7 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.observed import Observed, Problem
-from retrieval_operator.domain.plan import Plan, StartWorkload
+from retrieval_operator.domain.plan import Plan, StartWorkload, StopWorkload
 from retrieval_operator.domain.simulate import Outcome, World, run_until_settled, with_status
 
 Make = Callable[..., RetrievalModel]
@@ -98,6 +98,84 @@ def test_a_registry_that_goes_away_now_and_then_does_not_move_a_candidate_nor_re
     assert model.status.history[0].reason == "ProgressDeadlineExceeded"
     away = 60 * ((world.now - began) // 1800 + 1)
     assert world.now - began < model.spec.promotion.progress_deadline_seconds + away + 300
+
+
+@pytest.mark.parametrize("change", ["an outage", "a retry"])
+def test_the_grace_of_an_overdue_step_does_not_run_while_nothing_could_be_done(
+    make: Make, until: Call, change: str
+) -> None:
+    world = World()
+    model = until(make(), world, Step.DEPLOYING)
+
+    def pass_at(model: RetrievalModel, seconds: int, **metadata: Any) -> RetrievalModel:
+        world.now = began + limit + seconds
+        for name, stack in world.stacks.items():
+            world.stacks[name] = replace(stack, ready_replicas=0)
+        model, plan = decided(make(status=model.status, **metadata), world)
+        for action in plan.actions:
+            world.apply(action)
+        return model
+
+    began, limit = world.now, model.spec.promotion.progress_deadline_seconds
+    model = pass_at(model, -limit)
+    model = pass_at(model, 60)
+    assert model.status.candidate is not None and model.status.candidate.overdue_since is not None
+    if change == "an outage":
+        world.registry_is_up = False
+        for seconds in (70, 400, 1000):
+            model = pass_at(model, seconds)
+        world.registry_is_up = True
+        model = pass_at(model, 1010)
+        model = pass_at(model, 1015)
+        assert model.status.candidate is not None, "ten seconds of its grace are over, not a quarter of an hour"
+        model = pass_at(model, 1130)
+        assert model.status.candidate is None
+    else:
+        model = pass_at(model, 70, annotations={"retrieval-operator.io/retry": "again"})
+        model = pass_at(model, 70 + limit, annotations={"retrieval-operator.io/retry": "again"})
+        model = pass_at(model, 75 + limit, annotations={"retrieval-operator.io/retry": "again"})
+        assert model.status.candidate is not None, "its time began anew, and so does its grace"
+
+
+def test_a_control_plane_that_was_down_twice_fails_nobody_for_it(make: Make, until: Call, step: Call) -> None:
+    """One look between two long absences is not the grace that a stuck step has."""
+    world = World()
+    model = until(make(), world, Step.DEPLOYING)
+    for _ in range(3):
+        world.now += 4000
+        world.stacks = {name: replace(stack, ready_replicas=0) for name, stack in world.stacks.items()}
+        model, _ = decided(model, world)
+        assert model.status.candidate is not None and not model.status.history
+    for _ in range(10):
+        world.now += 15
+        model, _ = decided(model, world)
+    assert model.status.history[0].reason == "ProgressDeadlineExceeded"
+
+
+def test_an_attempt_that_outlives_its_deadline_is_stopped(make: Make) -> None:
+    world, model = World(), make()
+    while not world.workloads:
+        model, plan = decided(model, world)
+        for action in plan.actions:
+            world.apply(action)
+    [(name, running)] = world.workloads.items()
+    assert running.state == "Running"
+    assert StopWorkload(name=name) not in decided(model, world)[1].actions
+    world.workloads[name] = replace(running, overdue=True)
+    assert StopWorkload(name=name) in decided(model, world)[1].actions
+
+
+def test_an_attempt_at_another_step_is_no_training_that_may_take_days(make: Make, until: Call, step: Call) -> None:
+    """The claim was replaced: the training is due again, and its next attempt is refused."""
+    world = WithoutWork()
+    world.refuses = "none"
+    model = until(make(), world, Step.EVALUATING)
+    world.runs = {}
+    world.workloads = {name: one for name, one in world.workloads.items() if one.step != "train"}
+    world.refuses, began = "train", world.now
+    while not model.status.history and world.now < began + 100_000:
+        model, _ = step(model, world, seconds=60)
+    assert model.status.history and model.status.history[0].reason == "ProgressDeadlineExceeded"
 
 
 def test_attempts_are_counted_up_to_a_limit_beyond_those_that_are_kept(make: Make, step: Call) -> None:

@@ -113,7 +113,7 @@ def test_what_a_stack_lost_is_made_again(make: Make) -> None:
         pytest.param((1, 2), 3, 60, (3, 3), id="the bound was raised meanwhile"),
         pytest.param((3, 5), 3, 60, None, id="enough"),
         pytest.param((1, 5), 0, 60, None, id="the champion is down"),
-        pytest.param((1, 0), 3, 60, None, id="no autoscaler: nobody takes servers away"),
+        pytest.param((1, 0), 3, 60, (3, 0), id="no autoscaler: the champion was given more"),
         pytest.param((1, 5), 3, 4000, None, id="after the window it goes"),
     ],
 )

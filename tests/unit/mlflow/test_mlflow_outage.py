@@ -142,6 +142,20 @@ async def test_a_silent_artifact_store_is_no_silent_mlflow_and_is_asked_once(ser
     await ask(rest)
 
 
+async def test_a_silent_artifact_store_is_asked_by_one_object_now_and_then(server: Server) -> None:
+    """Else each object with a report would hold a worker of the control plane for a time-out, one after the other."""
+    rest = server.client()
+    for seconds, asked in ((0, 1), (1, 1), (9.9, 1), (10, 2)):
+        server.now = 1000 + seconds
+        with pytest.raises(NoAnswer):
+            await rest.artifact("r", "report.json")
+        assert server.asked == asked, f"after {seconds} s"
+    server.now, server.answer = server.now + ASK_AGAIN_S, WELL
+    for _ in range(2):
+        assert await rest.artifact("r", "report.json") == b"{}"
+    assert server.asked == 4
+
+
 async def test_of_a_silent_mlflow_no_artifact_is_asked(server: Server) -> None:
     rest = server.client()
     with pytest.raises(NoAnswer):

@@ -3,7 +3,8 @@
 The record of an attempt is the Job itself: no time to live removes it, `delete` does. `stop` suspends it, which ends
 its pods and leaves the record, and marks it as stopped; nothing ever resumes it.
 
-An attempt counts as over when none of its pods can run any more: two attempts never write to the same directory.
+An attempt counts as over when none of its pods can run any more: two attempts never write to the same directory. So one
+that is over its deadline (`is_overdue`) runs until it is stopped; then it has failed for that reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.adapters.kubernetes.jobs import attempt_labels, job
 from retrieval_operator.adapters.kubernetes.kinds import JOB, POD, PYTORCH_JOB, Kind, Object
 from retrieval_operator.adapters.kubernetes.pod_status import (
+    LOST_AFTER_S,
     OUT_OF_MEMORY,
     Failure,
     condition,
@@ -38,12 +40,15 @@ from retrieval_operator.domain.commands import section, section_name
 from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadSpec, WorkloadStep
 
 STOPPED_ANNOTATION = f"{GROUP}/stopped-at"
+OVERDUE_ANNOTATION = f"{GROUP}/stopped-overdue"  # "true" of one that was over its deadline when it was stopped
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 # Enough for a trainer to finish its step and write a checkpoint; Kubernetes' own default is 30. A gut feeling.
 _TRAINING_GRACE_S = 60
-# A pod that should be gone since then runs on a node that nobody hears of.
-_LOST_AFTER_S = 60
+# The pods of a training have 60 s more than their job (`training`), and 60 s to end (above): what goes on for longer
+# nobody else ends.
+_OVERDUE_AFTER_S = 180
+_DEADLINE_EXCEEDED = "DeadlineExceeded"  # Kubernetes' word, of Jobs and of pods
 _HEARD_KEPT = 1024  # more failing attempts at once than any cluster has
 # Of a removal of files, whatever the index build beside it needs. Seen: 120 MB with pyarrow and fsspec loaded. All four
 # are there, so that a quota on any of them takes it.
@@ -64,7 +69,7 @@ class _Ended:
     is_settled: bool = True
 
     def may_have_pods(self, now: int) -> bool:
-        return not self.is_settled and now - self.at < _LOST_AFTER_S
+        return not self.is_settled and now - self.at < LOST_AFTER_S
 
 
 class KubernetesWorkloads:
@@ -159,14 +164,17 @@ class KubernetesWorkloads:
             state="Running",
             started_at=seconds(obj.get("status", {}).get("startTime") or metadata["creationTimestamp"]),
             image=image_digest(pods, _container(obj)),
+            overdue=is_overdue(obj, now),
         )
         ended, stopped_at = _ended(obj), _stopped_at(obj)
         if ended is not None and ended.succeeded:
             return replace(seen, state="Succeeded", exit_code=0, finished_at=ended.at)
-        if not has_ended(obj) or any(is_alive(pod, now, _LOST_AFTER_S) for pod in pods):
+        if not has_ended(obj) or any(is_alive(pod, now, LOST_AFTER_S) for pod in pods):
             return seen
         if ended is not None and ended.may_have_pods(now):
             return seen
+        if stopped_at is not None and OVERDUE_ANNOTATION in obj["metadata"]["annotations"]:
+            return _failed(model, seen, _Ended(succeeded=False, at=stopped_at, reason=_DEADLINE_EXCEEDED), failure)
         if stopped_at is not None:
             return replace(seen, state="Failed", reason=STOPPED, finished_at=stopped_at)
         assert ended is not None, "else it was stopped, or runs"
@@ -206,6 +214,23 @@ def _is_going(obj: Object) -> bool:
 def has_ended(obj: Object) -> bool:
     """Whether an attempt has ended or was stopped."""
     return _ended(obj) is not None or _stopped_at(obj) is not None
+
+
+def is_overdue(obj: Object, now: int) -> bool:
+    """Whether an attempt goes on that was to end long ago. Only a PyTorchJob: a Job's controller keeps its deadline.
+
+    The training-operator gives a job its start only with its last pod, so one whose pods are refused never has any;
+    then its creation counts. Not while it is suspended, as by Kueue, nor until the training-operator has seen that it
+    is resumed: so long its start is an old one. A job that was ever suspended and then never got a start is not ended.
+    """
+    if obj["kind"] != PYTORCH_JOB.kind or has_ended(obj) or obj["spec"]["runPolicy"].get("suspend"):
+        return False
+    suspended = condition(obj, "Suspended").get("status")
+    start = obj.get("status", {}).get("startTime") or ("" if suspended else obj["metadata"]["creationTimestamp"])
+    limit = obj["spec"]["runPolicy"].get("activeDeadlineSeconds")
+    if suspended == "True" or not start or limit is None:
+        return False
+    return now >= seconds(start) + int(limit) + _OVERDUE_AFTER_S
 
 
 def _ended(obj: Object) -> _Ended | None:
@@ -248,16 +273,19 @@ def stop_patch(kind: Kind, obj: Object, now: int) -> Object:
     if QUEUE_LABEL in obj["metadata"].get("labels", {}):
         policy["activeDeadlineSeconds"] = 1
     spec = {"runPolicy": policy} if kind is PYTORCH_JOB else policy
-    return {"metadata": {"annotations": {STOPPED_ANNOTATION: rfc3339(now)}}, "spec": spec}
+    annotations = {STOPPED_ANNOTATION: rfc3339(now), **({OVERDUE_ANNOTATION: "true"} if is_overdue(obj, now) else {})}
+    return {"metadata": {"annotations": annotations}, "spec": spec}
 
 
 def _failed(model: RetrievalModel, seen: WorkloadObserved, ended: _Ended, failure: Failure | None) -> WorkloadObserved:
     """The program's words, else the controller's. A deadline goes before what the program said when it was ended."""
     failed = replace(seen, state="Failed", finished_at=ended.at)
-    if ended.reason == "DeadlineExceeded" or "active longer than specified deadline" in ended.message:
-        said = f"; before that: {failure.message}" if failure is not None else ""
+    if ended.reason == _DEADLINE_EXCEEDED or "active longer than specified deadline" in ended.message:
+        # Of a pod that was ended for its own deadline the kubelet says only that.
+        is_more = failure is not None and failure.reason != _DEADLINE_EXCEEDED
+        said = f"; before that: {failure.message}" if failure is not None and is_more else ""
         message = f"was stopped after its deadline{said}"
-        return replace(failed, reason="DeadlineExceeded", message=message[:MESSAGE_MAX_CHARS])
+        return replace(failed, reason=_DEADLINE_EXCEEDED, message=message[:MESSAGE_MAX_CHARS])
     if failure is None:
         return replace(failed, reason=ended.reason, message=ended.message[:MESSAGE_MAX_CHARS])
     message = failure.message

@@ -89,6 +89,7 @@ class RestClient:
         self._http = connection.client(transport)
         self._sleep = sleep
         self._outage = Outage(now)
+        self._store_outage = Outage(now)  # of what keeps the artifacts
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -144,12 +145,13 @@ class RestClient:
         """The bytes of a run's artifact; None when it is not there or larger than ANSWER_MAX_BYTES.
 
         Asks at the address that MLflow's own page uses: it serves every artifact store, proxied by MLflow or not.
-        A time-out is no sign of an outage here: it may be the store's.
+        A time-out is no sign of MLflow's outage here: it may be the store's, which has one of its own.
         """
         self._outage.check()
         try:
-            answer = await self._exchange("GET", "/get-artifact", params={"run_id": run_id, "path": path})
-            self._raise_for_status(answer, f"GET get-artifact {path}")
+            with self._store_outage.request():
+                answer = await self._exchange("GET", "/get-artifact", params={"run_id": run_id, "path": path})
+                self._raise_for_status(answer, f"GET get-artifact {path}")
         except (NotFound, TooLarge):
             return None
         except NoAnswer:
