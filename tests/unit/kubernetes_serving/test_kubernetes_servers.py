@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retrieval_operator.adapters.kubernetes.servers import Servers, read_servers
+from retrieval_operator.adapters.kubernetes.servers import Servers, lacking_since, read_servers
 from retrieval_operator.api.types import rfc3339
 
 NOW = 1_700_000_000
@@ -42,7 +42,7 @@ def pod(
     if unscheduled:
         scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}
         conditions.append(scheduled)
-    metadata = {"name": "feed-s1-0", "creationTimestamp": rfc3339(made)}
+    metadata = {"name": "feed-s1-0", "uid": "pod-1", "creationTimestamp": rfc3339(made)}
     if going:
         metadata["deletionTimestamp"] = rfc3339(NOW)
     statuses = [{**container, "lastState": last or {}}] if state else []
@@ -76,7 +76,7 @@ QUOTA = "pods is forbidden: exceeded quota: compute"
         pytest.param([pod(RUNNING, last=ended(75), restarts=2)], service(), 0, id="trouble that may pass"),
         pytest.param([pod(RUNNING, last=ended(137, reason="OOMKilled"), restarts=1)], service(), 0, id="one OOM"),
         pytest.param([pod(RUNNING, last=ended(1), restarts=9)], service(), 0, id="many ends in a long life, loading"),
-        pytest.param([pod(NO_IMAGE, made=NEW)], service(), 0, id="an image that cannot be pulled yet"),
+        pytest.param([pod(NO_IMAGE)], service(), 0, id="an image that cannot be pulled for a moment"),
         pytest.param([pod(unscheduled="0/1 nodes are available")], service(), 0, id="no node has room yet"),
         pytest.param([pod(waits("ContainerCreating"))], service(), 0, id="a volume that is slow"),
         pytest.param([], service("FailedCreate", QUOTA, NEW), 0, id="a quota that may be freed in a moment"),
@@ -113,7 +113,7 @@ def test_these_stacks_have_not_failed(pods: list[Any], kserve: dict[str, Any], r
             id="too little memory",
         ),
         pytest.param([pod(CRASHED, last=ended(1), restarts=9)], service(), ["it said nothing"], id="without a word"),
-        pytest.param([pod(NO_IMAGE)], service(), ["server:1", "cannot be pulled"], id="no image"),
+        pytest.param([pod(NO_IMAGE, made=NEW)], service(), ["server:1", "cannot be pulled"], id="no image"),
         pytest.param([pod(waits("ErrImagePull"))], service(), ["server:1"], id="no image, between two tries"),
         pytest.param(
             [pod(waits("CreateContainerConfigError", 'secret "store" not found'))],
@@ -132,7 +132,7 @@ def test_these_stacks_have_not_failed(pods: list[Any], kserve: dict[str, Any], r
     ],
 )
 def test_these_stacks_have_failed_and_say_why(pods: list[Any], kserve: dict[str, Any], words: list[str]) -> None:
-    found = read_servers(pods, kserve, NOW)
+    found = read_servers(pods, kserve, NOW, {"pod-1": NOW - 60})
     assert found.ready == 0
     assert not [word for word in words if word not in found.failed], found.failed
     assert len(found.failed) <= 512
@@ -157,6 +157,14 @@ def test_what_is_waited_for_is_said_and_does_not_change_with_every_try(
     assert bool(found.waits_for) is bool(words)
     again = json.loads(json.dumps(pods).replace('"restartCount": 2', '"restartCount": 3'))
     assert read_servers(again, kserve, NOW + 7).waits_for == found.waits_for
+
+
+def test_a_lack_is_as_old_as_it_is_seen_whatever_it_is_called_and_forgotten_when_it_goes() -> None:
+    first = lacking_since([pod(waits("ErrImagePull")), pod(RUNNING)], {}, NOW)
+    assert first == {"pod-1": NOW}
+    assert lacking_since([pod(NO_IMAGE)], first, NOW + 30) == first
+    assert lacking_since([pod(RUNNING)], first, NOW + 40) == {}
+    assert lacking_since([], first, NOW + 40) == {}
 
 
 def test_nothing_at_all_is_nothing() -> None:

@@ -197,6 +197,15 @@ async def test_the_servers_of_a_champion_that_fails_go_after_the_rollback(life: 
     assert life.model.status.history[0].outcome == "RolledBack"
 
 
+async def test_a_former_stack_whose_service_was_deleted_by_hand_goes_after_the_window(life: Life) -> None:
+    """Its servers would run as long as the object."""
+    first, second = await two_revisions(life)
+    life.cluster.world.remove(SERVICE, "tenant", f"feed-{first}")
+    life.rest.now += life.model.spec.rollback.window_seconds
+    await life.live()
+    assert life.serving_children() == parts_of(second)
+
+
 async def test_a_deleted_object_leaves_nothing(life: Life) -> None:
     await two_revisions(life)
     gone = life.model.metadata.model_copy(update={"deletion_timestamp": life.rest.now})

@@ -85,7 +85,7 @@ def written(*objects: Any) -> str:
 
 
 def test_a_stack_by_default(golden: Callable[[str, str], None]) -> None:
-    parts = (services.direct_service(model(), record()), disruption_budget(model(), "0a1b2c3d"), manifest())
+    parts = (services.direct_service(model(), record()), disruption_budget(model(), record()), manifest())
     golden("kubernetes/stack.yaml", written(*parts))
 
 
@@ -134,6 +134,10 @@ def test_all_annotations_are_kserves_and_all_labels_are_of_the_stack_for_life() 
     assert all(key.startswith("serving.kserve.io/") for key in metadata["annotations"])
     ours = {"app.kubernetes.io/managed-by", "retrieval-operator.io/name", "retrieval-operator.io/stack"}
     assert set(metadata["labels"]) == {*ours, "networking.kserve.io/visibility"}
+
+
+def test_the_budget_knows_the_stack_as_well_as_its_service() -> None:
+    assert services.read_record(disruption_budget(model(), record())) == record()
 
 
 def test_what_identifies_the_stack_wins_over_what_a_person_sets() -> None:

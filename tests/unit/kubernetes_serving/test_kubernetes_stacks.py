@@ -14,6 +14,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     SERVICE,
     Kind,
 )
+from retrieval_operator.adapters.kubernetes.stacks import unreadable_stacks
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
 Make = Callable[..., Any]
@@ -172,9 +173,138 @@ async def test_a_former_objects_children_are_waited_for(cluster: Any, record: Ma
         await cluster.stacks.create(cluster.model, record("s1"), 1)
 
 
-async def test_a_record_that_cannot_be_read_is_never_guessed(cluster: Any, record: Make) -> None:
+DAMAGED = {"metadata": {"annotations": {"retrieval-operator.io/record": "{"}}}
+RECORDLESS = {"metadata": {"annotations": {"retrieval-operator.io/record": None}}}
+
+
+def untold(cluster: Any) -> list[str]:
+    return list(unreadable_stacks(cluster.world.cache, cluster.model))
+
+
+async def test_the_live_stacks_record_is_never_guessed(cluster: Any, record: Make) -> None:
     await cluster.stacks.create(cluster.model, record("s1"), 1)
-    damaged = {"metadata": {"annotations": {"retrieval-operator.io/record": "{"}}}
-    cluster.world.change(SERVICE, "tenant", "feed-s1", damaged)
-    with pytest.raises(Rejected, match=r"tenant/feed-s1.*retrieval-operator\.io/record"):
+    await cluster.switch(record("s1"))
+    cluster.world.change(SERVICE, "tenant", "feed-s1", DAMAGED)
+    with pytest.raises(Rejected, match=r"Service tenant/feed-s1.*retrieval-operator\.io/record"):
         await cluster.stacks.observe(cluster.model)
+
+
+async def test_another_stack_whose_record_is_damaged_is_left_out_and_told(cluster: Any, record: Make) -> None:
+    """It must not stop the champion's object."""
+    for stack in ("s1", "s2"):
+        await cluster.stacks.create(cluster.model, record(stack), 1)
+    await cluster.switch(record("s1"))
+    assert untold(cluster) == []
+    cluster.world.change(SERVICE, "tenant", "feed-s2", DAMAGED)
+    assert set(await cluster.stacks.observe(cluster.model)) == {"s1"}
+    (sentence,) = untold(cluster)
+    assert sentence.startswith("Service tenant/feed-s2 cannot be read: annotation retrieval-operator.io/record")
+    assert sentence.endswith("kubectl --namespace tenant delete services feed-s2")
+    cluster.world.remove(SERVICE, "tenant", "feed-s2")
+    assert not (await stack_of(cluster, "s2")).complete, "as the remedy promises"
+    assert untold(cluster) == []
+
+
+async def test_a_stack_whose_service_was_deleted_by_hand_is_seen_made_whole_and_removed(
+    cluster: Any, record: Make
+) -> None:
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    before = await stack_of(cluster)
+    cluster.world.remove(SERVICE, "tenant", "feed-s1")
+    cluster.restart()
+    seen = await stack_of(cluster)
+    assert (seen.record, seen.address, seen.complete) == (record("s1"), before.address, False)
+    assert untold(cluster) == []
+    await cluster.stacks.create(cluster.model, seen.record, 1)
+    assert await stack_of(cluster) == before
+    cluster.world.remove(SERVICE, "tenant", "feed-s1")
+    await cluster.stacks.delete(cluster.model, "s1")
+    assert [cluster.world.objects(part) for part in PARTS] == [[], [], []]
+
+
+async def test_the_traffic_goes_back_to_a_stack_whose_service_was_deleted_by_hand(cluster: Any, record: Make) -> None:
+    for stack in ("s1", "s2"):
+        await cluster.stacks.create(cluster.model, record(stack), 1)
+        await cluster.switch(record(stack))
+    cluster.world.remove(SERVICE, "tenant", "feed-s1")
+    await cluster.switch((await stack_of(cluster, "s1")).record)
+    assert (await cluster.traffic.observe(cluster.model)).live == record("s1")
+
+
+@pytest.mark.parametrize("keeps_budget", [True, False], ids=["of an older operator", "whose budget went, too"])
+async def test_servers_that_nothing_has_the_record_of_are_told_with_the_remedy(
+    cluster: Any, record: Make, keeps_budget: bool
+) -> None:
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    cluster.world.change(POD_DISRUPTION_BUDGET, "tenant", "feed-s1", RECORDLESS)
+    assert (await stack_of(cluster)).complete, "its Service has the record, as ever"
+    cluster.world.remove(SERVICE, "tenant", "feed-s1")
+    if not keeps_budget:
+        cluster.world.remove(POD_DISRUPTION_BUDGET, "tenant", "feed-s1")
+    assert await cluster.stacks.observe(cluster.model) == {}
+    (sentence,) = untold(cluster)
+    assert "tenant/feed-s1" in sentence
+    assert sentence.endswith("delete poddisruptionbudgets,inferenceservices feed-s1")
+    going = {"metadata": {"finalizers": ["x/y"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    cluster.world.change(INFERENCE_SERVICE, "tenant", "feed-s1", going)
+    assert untold(cluster) == [], "KServe ends its pods"
+
+
+async def test_the_champions_stack_of_an_older_operator_that_lost_its_service_is_made_again(
+    cluster: Any, record: Make
+) -> None:
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    await cluster.switch(record("s1"))
+    cluster.world.change(POD_DISRUPTION_BUDGET, "tenant", "feed-s1", RECORDLESS)
+    cluster.world.remove(SERVICE, "tenant", "feed-s1")
+    assert await stack_of(cluster) is None, "which its repair answers"
+    assert untold(cluster) == []
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    assert (await stack_of(cluster)).complete
+
+
+def waits_for_its_image(cluster: Any, pod: str) -> None:
+    container = {"name": "c", "image": "server:1", "state": {"waiting": {"reason": "ErrImagePull"}}}
+    status = {"containerStatuses": [container], "conditions": [{"type": "Ready", "status": "False"}]}
+    cluster.world.change(POD, "tenant", pod, {"status": status})
+
+
+@pytest.fixture
+async def serving(cluster: Any, record: Make) -> str:
+    """The pod of a stack that has served for an hour."""
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    (pod,) = cluster.world.add_predictor_pods("tenant", "feed-s1", 1)
+    cluster.now += 3600
+    return str(pod)
+
+
+async def test_a_server_of_some_age_that_lacks_something_for_a_moment_has_not_failed(
+    cluster: Any, serving: str
+) -> None:
+    """It would end a rollout, or have a baking champion rolled back."""
+    waits_for_its_image(cluster, serving)
+    assert (await stack_of(cluster)).failed == ""
+    cluster.now += 59
+    assert (await stack_of(cluster)).failed == ""
+    cluster.now += 1
+    assert "server:1, which cannot be pulled" in (await stack_of(cluster)).failed
+
+
+async def test_a_lack_that_went_by_does_not_count_when_the_next_one_comes(cluster: Any, serving: str) -> None:
+    waits_for_its_image(cluster, serving)
+    await stack_of(cluster)
+    cluster.world.run_pod("tenant", serving)
+    cluster.now += 3600
+    await stack_of(cluster)
+    waits_for_its_image(cluster, serving)
+    assert (await stack_of(cluster)).failed == ""
+
+
+async def test_another_operator_gives_a_server_its_grace_once_more(cluster: Any, serving: str) -> None:
+    waits_for_its_image(cluster, serving)
+    await stack_of(cluster)
+    cluster.now += 60
+    cluster.restart()
+    assert (await stack_of(cluster)).failed == ""
+    cluster.now += 60
+    assert (await stack_of(cluster)).failed

@@ -80,7 +80,8 @@ def test_the_same_work_gives_the_same_bytes(workloads, make, work_of, step):
 
 
 def test_every_dollar_reaches_the_program_as_it_was_typed(workloads, make, work_of):
-    model = make(lambda spec: spec["model"].update(prompts={"item": {"system": "costs $(PRICE) $$"}}))
+    prompt = {"system": "costs $(PRICE) $$", "fields": [{"name": "title", "rendering": "text"}], "maxTokens": 64}
+    model = make(lambda spec: spec["model"].update(prompts={"member": prompt, "item": prompt}))
     (container,) = [pod["containers"][0] for pod in pod_specs(workloads.manifest(model, work_of(model)["train"]))][:1]
     words = [*container["args"], *(entry["value"] for entry in container["env"] if "value" in entry)]
     assert any("costs $$(PRICE) $$$$" in word for word in words)
@@ -147,6 +148,13 @@ def test_an_indexed_job_ends_at_once_with_an_exit_code_that_no_retry_helps(workl
     assert (spec["completions"], spec["parallelism"]) == (4, 4)
 
 
+def test_the_pods_of_a_pytorch_job_are_ended_after_its_own_deadline_and_not_before(workloads, model, work):
+    """Before, the training-operator would only make new ones, with a new deadline."""
+    manifest = workloads.manifest(model, work["train"])
+    deadline_s = manifest["spec"]["runPolicy"]["activeDeadlineSeconds"]
+    assert [pod["activeDeadlineSeconds"] - deadline_s for pod in pod_specs(manifest)] == [60, 60]
+
+
 def test_an_imported_bundle_needs_no_pytorch_job(workloads, make, work_of):
     def imported(spec):
         spec["model"] = {"bundleUri": "/storage/bundle"}
@@ -164,6 +172,20 @@ def test_a_volume_over_tmp_takes_the_place_of_ours(workloads, make, work_of):
     (pod,) = pod_specs(workloads.manifest(model, work_of(model)["index"]))
     paths = [mount["mountPath"].rstrip("/") for mount in pod["containers"][0]["volumeMounts"]]
     assert sorted(paths) == ["/storage", "/tmp"]
+
+
+def test_a_volume_over_shared_memory_takes_the_place_of_ours(workloads, make, work_of):
+    """Two mounts at one path would be refused by the API server."""
+    own = {"name": "shm", "mountPath": "/dev/shm", "emptyDirSize": "8Gi", "readOnly": False}
+
+    def edit(spec):
+        spec["training"]["processesPerNode"] = 2
+        spec["training"]["pod"] = {"volumes": [own]}
+
+    model = make(edit)
+    for pod in pod_specs(workloads.manifest(model, work_of(model)["train"])):
+        paths = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
+        assert paths.count("/dev/shm") == 1
 
 
 def test_names_fit_what_kubernetes_makes_of_them(workloads, make, work_of):

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval_operator.adapters.kubernetes.kinds import JOB, POD, PYTORCH_JOB
 from retrieval_operator.adapters.kubernetes.pod_status import first_failure, image_digest
-from retrieval_operator.adapters.kubernetes.workloads import QUEUE_LABEL, STOPPED_ANNOTATION
+from retrieval_operator.adapters.kubernetes.workloads import QUEUE_LABEL, STOPPED_ANNOTATION, is_overdue
 from retrieval_operator.api.types import rfc3339
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
@@ -197,7 +197,7 @@ async def test_a_stopped_attempt_runs_until_its_last_pod_is_gone(started, worklo
     assert (found.state, found.reason, found.finished_at) == ("Failed", "Stopped", now[0])
 
 
-async def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_attempt_for_ever(started, workloads, world, now):
+async def test_a_stopped_attempt_with_a_pod_on_a_lost_node_is_over_after_a_while(started, workloads, world, now):
     model = await started()
     name = world.start_job("search", NAME)
     await workloads.stop(model, NAME)
@@ -205,6 +205,94 @@ async def test_a_pod_on_a_lost_node_does_not_hold_up_the_next_attempt_for_ever(s
     assert (await seen(workloads, model)).state == "Running"
     now[0] += 120
     assert (await seen(workloads, model)).state == "Failed"
+
+
+async def test_an_attempt_that_was_not_stopped_runs_while_its_pod_is_on_a_lost_node(started, workloads, world, now):
+    """That node may only be unreachable. `KubernetesSurroundings` tells of it."""
+    model = await started()
+    name = world.start_job("search", NAME)
+    world.change(POD, "search", name, {"metadata": {"deletionTimestamp": rfc3339(now[0]), "finalizers": ["x/y"]}})
+    now[0] += 3600
+    assert (await seen(workloads, model)).state == "Running"
+
+
+DEADLINE_S = 86_400  # of a training, by default
+
+
+def overdue(world, now) -> bool:
+    return is_overdue(world.object(PYTORCH_JOB, "search", NAME), now[0])
+
+
+async def test_a_training_that_goes_on_long_after_its_deadline_is_overdue(started, world, now):
+    await started("PyTorchJob")
+    now[0] += 3600
+    world.start_pytorch_job("search", NAME)
+    now[0] += DEADLINE_S + 120
+    assert not overdue(world, now), "its pods and the training-operator have their time"
+    now[0] += 60
+    assert overdue(world, now)
+    world.finish_pytorch_job("search", NAME, 1)
+    assert not overdue(world, now), "it has ended"
+
+
+async def test_a_training_whose_pods_are_refused_is_overdue_since_it_was_made(started, world, now):
+    """The training-operator gives it no start."""
+    await started("PyTorchJob")
+    now[0] += DEADLINE_S + 180
+    assert overdue(world, now)
+
+
+async def test_a_training_that_a_queue_holds_or_has_just_let_go_is_not_overdue(started, world, now):
+    await started("PyTorchJob")
+    world.start_pytorch_job("search", NAME)
+    world.change(PYTORCH_JOB, "search", NAME, {"spec": {"runPolicy": {"suspend": True}}})
+    now[0] += 7 * DEADLINE_S
+    assert not overdue(world, now)
+    held = {"type": "Suspended", "status": "True", "lastTransitionTime": rfc3339(now[0])}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": {"conditions": [held]}})
+    world.change(PYTORCH_JOB, "search", NAME, {"spec": {"runPolicy": {"suspend": False}}})
+    assert not overdue(world, now), "its start is the former one until the training-operator has looked"
+    resumed = {"conditions": [{**held, "status": "False"}], "startTime": rfc3339(now[0])}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": resumed})
+    now[0] += DEADLINE_S
+    assert not overdue(world, now)
+    now[0] += 180
+    assert overdue(world, now)
+
+
+async def test_a_job_is_left_to_its_own_controller(started, world, now):
+    await started()
+    world.start_job("search", NAME)
+    now[0] += 7 * DEADLINE_S
+    assert not is_overdue(world.object(JOB, "search", NAME), now[0])
+
+
+async def test_an_overdue_attempt_runs_until_it_is_stopped_and_its_pods_are_gone_and_then_counts_as_failed(
+    started, workloads, world, now
+):
+    model = await started("PyTorchJob")
+    pods = world.start_pytorch_job("search", NAME)
+    now[0] += DEADLINE_S + 180
+    assert (await seen(workloads, model)).state == "Running", "it may still write"
+    await workloads.stop(model, NAME)
+    assert (await seen(workloads, model)).state == "Running"
+    for name in pods:
+        world.remove(POD, "search", name)
+    found = await seen(workloads, model)
+    assert (found.state, found.reason, found.finished_at) == ("Failed", "DeadlineExceeded", now[0])
+    assert found.message == "was stopped after its deadline"
+
+
+async def test_the_kubelets_word_for_a_deadline_is_not_told_twice(started, workloads, world):
+    model = await started("PyTorchJob")
+    for name in world.start_pytorch_job("search", NAME):
+        said = "Pod was active on the node longer than the specified deadline"
+        over = {"phase": "Failed", "reason": "DeadlineExceeded", "message": said}
+        world.change(POD, "search", name, {"status": over})
+    condition = FAILED | {"message": "failed because it was active longer than specified deadline"}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": {"conditions": [condition]}})
+    found = await seen(workloads, model)
+    assert (found.reason, found.message) == ("DeadlineExceeded", "was stopped after its deadline")
 
 
 FAILURE_TARGET = {"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded", "message": "was active"}

@@ -18,6 +18,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
 )
 from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
 from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
+from retrieval_operator.api.types import rfc3339
 from retrieval_operator.ports import Rejected
 
 JOB_NAME = "feed-89abcdef-index-1"
@@ -187,6 +188,31 @@ async def test_both_words_of_a_missing_image_are_one_problem(surroundings, workl
         world.set_status(POD, "search", name, waits(reason, f"{reason} after 3 tries"))
         found.append(await told(surroundings, model))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("status", "host"), [({"hostIP": "10.0.0.5"}, "10.0.0.5"), ({}, None)], ids=str)
+async def test_a_pod_on_a_lost_node_is_told_with_the_way_out(
+    surroundings, workloads, world, model, work, now, claims, status, host
+):
+    """podReplacementPolicy: Failed makes no other one, and its attempt runs until its deadline."""
+    await workloads.start(model, work["index"])
+    name = world.start_job("search", JOB_NAME)
+    world.change(POD, "search", name, {"status": status})
+    going = {"deletionTimestamp": rfc3339(now[0] + 30), "finalizers": ["x/y"]}
+    world.change(POD, "search", name, {"metadata": going})
+    now[0] += 89
+    assert await told(surroundings, model) == {}, "it may end in good order"
+    now[0] += 1
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == ("program", False)
+    assert problem.message.startswith(f"pod {name} should be gone, but its node")
+    assert (f"({host} in" in problem.message) is (host is not None)
+    assert "delete that node, or" in problem.message
+    assert problem.message.endswith(f"kubectl --namespace search delete pod {name} --force")
+    now[0] += 3600
+    assert await surroundings.problems(model) == [problem], "a status is written when it changes"
+    world.end_pod("search", name, 143)
+    assert await told(surroundings, model) == {}, "it has ended, and only its record stays"
 
 
 def warn(world, obj: dict[str, Any], reason: str, message: str) -> None:
@@ -382,6 +408,16 @@ async def test_what_keeps_a_server_from_starting_is_told(
     assert remedy in problem.message
     world.run_pod("search", server)
     assert await told(surroundings, model) == {}, "it has started"
+
+
+async def test_a_stack_whose_record_is_damaged_is_told_and_holds_nothing_back(surroundings, world, model, server):
+    world.run_pod("search", server)
+    assert await told(surroundings, model) == {}
+    damaged = {"metadata": {"annotations": {"retrieval-operator.io/record": "{"}}}
+    world.change(SERVICE, "search", "feed-s-1", damaged)
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == ("address", False)
+    assert problem.message.startswith("Service search/feed-s-1 cannot be read")
 
 
 @pytest.mark.parametrize("kind", [POD, INFERENCE_SERVICE], ids=str)

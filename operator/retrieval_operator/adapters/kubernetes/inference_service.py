@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from retrieval_operator.adapters.kubernetes import children, pods
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, POD_DISRUPTION_BUDGET, Object
 from retrieval_operator.adapters.kubernetes.programs import image
-from retrieval_operator.adapters.kubernetes.services import GRPC_PORT, HTTP_PORT, stack_labels, stack_name
+from retrieval_operator.adapters.kubernetes.services import (
+    GRPC_PORT,
+    HTTP_PORT,
+    record_annotations,
+    stack_labels,
+    stack_name,
+)
 from retrieval_operator.api.constants import LABEL_STACK
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.pod import Resources
@@ -86,15 +92,20 @@ def bounds_of(service: Object) -> tuple[int, int]:
     return predictor.get("minReplicas", 1), predictor.get("maxReplicas", 0) if scaled else 0
 
 
-def disruption_budget(model: RetrievalModel, stack: str) -> Object:
+def disruption_budget(model: RetrievalModel, record: StackRecord) -> Object:
     """Nodes are drained of one server at a time, and of one that is not ready whenever.
 
     A lone server may be evicted: a budget that keeps it would keep the node from being drained for ever.
+
+    It holds the stack's record once more: whoever deletes the stack's Service by hand leaves servers that can still be
+    told, and made whole or removed. The InferenceService cannot hold it: KServe would copy it to the pods.
     """
+    stack = record.stack
+    metadata = children.metadata(model, stack_name(model, stack), {LABEL_STACK: stack})
     return {
         "apiVersion": POD_DISRUPTION_BUDGET.api_version,
         "kind": POD_DISRUPTION_BUDGET.kind,
-        "metadata": children.metadata(model, stack_name(model, stack), {LABEL_STACK: stack}),
+        "metadata": {**metadata, "annotations": record_annotations(record)},
         "spec": {
             "maxUnavailable": 1,
             "selector": {"matchLabels": stack_labels(model, stack)},

@@ -12,6 +12,8 @@ from retrieval_operator.adapters.kubernetes.kinds import Object
 from retrieval_operator.api.constants import MESSAGE_MAX_CHARS, ExitCode
 
 OUT_OF_MEMORY = "OOMKilled"  # the kubelet's word
+# A pod that should be gone since then runs on a node that nobody hears of. A gut feeling.
+LOST_AFTER_S = 60
 # What the kubelet calls a container that waits in vain.
 _IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONTAINER_WAITS = frozenset({"CreateContainerError", "RunContainerError"})
@@ -61,10 +63,12 @@ def first_failure(pods: Iterable[Object]) -> Failure | None:
 
 def is_alive(pod: Object, now: int, patience_s: int) -> bool:
     """Whether its containers may still run. One that should be gone since `patience_s` is: its node is lost."""
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-        return False
-    deadline = pod["metadata"].get("deletionTimestamp")
-    return deadline is None or now - seconds(deadline) < patience_s
+    return not (_is_over(pod) or _is_late(pod, now, patience_s))
+
+
+def first_lost(pods: Iterable[Object], now: int) -> str:
+    """On the first pod that nothing can end any more, a sentence on one line with the remedy; "" when there is none."""
+    return next((_lost(pod) for pod in pods if _is_late(pod, now, LOST_AFTER_S) and not _is_over(pod)), "")
 
 
 def condition(obj: Object, kind: str) -> Object:
@@ -108,6 +112,26 @@ def _lack(pod: Object) -> Lack | None:
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         return Lack("quota", one_line(f"pod {name} waits for a node: {scheduled.get('message', '')}"))
     return None
+
+
+def _is_over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _is_late(pod: Object, now: int, patience_s: int) -> bool:
+    """It should be gone since `patience_s`; its deletionTimestamp is when its grace ends."""
+    deadline = pod["metadata"].get("deletionTimestamp")
+    return deadline is not None and now - seconds(deadline) >= patience_s
+
+
+def _lost(pod: Object) -> str:
+    """Its node is known by its address only: of pods the cache keeps how they are, not where they were put."""
+    name, host = pod["metadata"]["name"], pod.get("status", {}).get("hostIP", "")
+    node = f"its node ({host} in kubectl get nodes -o wide)" if host else "its node"
+    return one_line(
+        f"pod {name} should be gone, but {node} says nothing of it, and nothing takes its place meanwhile; delete that "
+        f"node, or if it is surely off: kubectl --namespace {pod['metadata']['namespace']} delete pod {name} --force"
+    )
 
 
 def _failures(pod: Object) -> Iterator[Failure]:

@@ -193,7 +193,7 @@ def _volumes(storage: Storage, pod: Pod, processes: int) -> tuple[list[Object], 
         add(_STORAGE, directory(storage.uri) or "", claim)
     if _TMP_PATH not in taken:
         add(_TMP, _TMP_PATH, {"emptyDir": {}})
-    if pod.shared_memory is not None or processes > 1:
+    if pod.shared_memory is not None or (processes > 1 and _SHM_PATH not in taken):
         # Processes of a node exchange gradients there (nccl), for which the runtime's 64Mi are soon too little. Without
         # a size the container's memory limit bounds it: https://kubernetes.io/docs/concepts/storage/volumes/#emptydir
         size = {"sizeLimit": pod.shared_memory} if pod.shared_memory is not None else {}

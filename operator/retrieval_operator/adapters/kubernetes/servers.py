@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from retrieval_operator.adapters.kubernetes.cache import Cache
 from retrieval_operator.adapters.kubernetes.children import seconds
@@ -27,6 +28,7 @@ _RESTARTS_LIMIT = 4
 # A registry that stumbles, a Secret that is made a moment later, a quota that is freed by what just ends: the kubelet
 # and the ReplicaSet try again within it (after 10 s and 20 s). A gut feeling.
 _GRACE_S = 60
+_NEW: Mapping[str, int] = MappingProxyType({})
 # Reasons of PredictorReady: the ReplicaSet may not make pods (quota, PodSecurity), or KServe not the Deployment.
 _REFUSED = frozenset({"FailedCreate", "ReconcileFailed"})
 _WORDS_MAX_CHARS = 256  # of a program's last words: they share a sentence with how it ended
@@ -52,8 +54,22 @@ class Servers:
     waits_for: str = ""
 
 
-def read_servers(pods: Iterable[Object], inference_service: Object, now: int) -> Servers:
-    """`pods` are the stack's; those that are going or gone do not count. `now` in seconds since the epoch."""
+def lacking_since(pods: Iterable[Object], before: Mapping[str, int], now: int) -> dict[str, int]:
+    """Since when each pod that lacks something is seen to lack it, by its UID; `before` is what was known so far.
+
+    Whatever it lacks: the kubelet calls one lack by several names in turn.
+    """
+    lacking = (pod["metadata"]["uid"] for pod in pods if first_lack([pod]) is not None)
+    return {uid: before.get(uid, now) for uid in lacking}
+
+
+def read_servers(
+    pods: Iterable[Object], inference_service: Object, now: int, lacking: Mapping[str, int] = _NEW
+) -> Servers:
+    """`pods` are the stack's; those that are going or gone do not count. `now` in seconds since the epoch.
+
+    `lacking` is what `lacking_since` found; a pod that is not in it lacks what it lacks since now.
+    """
     current = [pod for pod in pods if _counts(pod)]
     waiting = [pod for pod in current if condition(pod, "Ready").get("status") != "True"]
     ready = len(current) - len(waiting)
@@ -62,7 +78,7 @@ def read_servers(pods: Iterable[Object], inference_service: Object, now: int) ->
     if ready:
         return Servers(ready, waits_for=waits_for)
     started = [pod for pod in waiting if containers(pod)]
-    failures = [_failure(pod, now) for pod in started]
+    failures = [_failure(pod, now, lacking) for pod in started]
     if failures and all(failures):  # one of several may be on a bad node, while the others only load
         return Servers(0, failed=failures[0], waits_for=waits_for)
     refused = refusal if not started and now - refused_since >= _GRACE_S else ""
@@ -75,7 +91,7 @@ def _counts(pod: Object) -> bool:
     return "deletionTimestamp" not in pod["metadata"] and not is_over
 
 
-def _failure(pod: Object, now: int) -> str:
+def _failure(pod: Object, now: int, lacking: Mapping[str, int]) -> str:
     """Why the pod cannot become ready by itself; "" while it may. One without a node may: nodes come and go."""
     for container in containers(pod):
         if container.get("state", {}).get("running"):
@@ -85,8 +101,10 @@ def _failure(pod: Object, now: int) -> str:
         if ended and (is_final or container.get("restartCount", 0) >= _RESTARTS_LIMIT):
             return _end(pod, ended)
     lack = first_lack([pod])
-    is_old = now - seconds(pod["metadata"]["creationTimestamp"]) >= _GRACE_S
-    return lack.message if lack is not None and is_old else ""
+    if lack is None:
+        return ""
+    # Not the pod's age: one that served for days may be started again, and find its registry busy for a moment.
+    return lack.message if now - lacking.get(pod["metadata"]["uid"], now) >= _GRACE_S else ""
 
 
 def _waits_for(waiting: Sequence[Object]) -> str:

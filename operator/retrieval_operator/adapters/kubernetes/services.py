@@ -1,8 +1,8 @@
 """The Services of an object: one per stack, and the stable one whose selector is the traffic switch. Pure.
 
     <name>-<stack>   reaches this stack before any traffic does, and holds its record: create begins with it, removal
-                     ends with it. KServe's own Service is not used: it may be headless (KServe's configuration),
-                     where port 80 leads nowhere, and has KServe's name.
+                     ends with it; the disruption budget has a copy. KServe's own Service is not used: it may be
+                     headless (KServe's configuration), where port 80 leads nowhere, and has KServe's name.
     <name>           reaches the live stack. The selector is the champion's truth; annotations hold its record, which
                      stack was live before, and since when.
 
@@ -55,31 +55,35 @@ def stack_labels(model: RetrievalModel, stack: str) -> dict[str, str]:
 
 def direct_service(model: RetrievalModel, record: StackRecord) -> Object:
     metadata = children.metadata(model, stack_name(model, record.stack), {LABEL_STACK: record.stack})
-    annotations = {RECORD_ANNOTATION: _written(record)}
-    return _service({**metadata, "annotations": annotations}, stack_labels(model, record.stack))
+    return _service({**metadata, "annotations": record_annotations(record)}, stack_labels(model, record.stack))
 
 
 def stable_service(model: RetrievalModel, annotations: Mapping[str, str], selector: Mapping[str, str]) -> Object:
     return _service({**children.metadata(model, model.metadata.name), "annotations": dict(annotations)}, selector)
 
 
+def record_annotations(record: StackRecord) -> dict[str, str]:
+    """Of what holds a stack's record; `read_record` reads it."""
+    return {RECORD_ANNOTATION: json.dumps(record.document(), sort_keys=True, separators=(",", ":"))}
+
+
 def live_annotations(record: StackRecord, previous: str, switched_at: int) -> dict[str, str]:
     """Of the stable Service."""
     return {
-        RECORD_ANNOTATION: _written(record),
+        **record_annotations(record),
         PREVIOUS_ANNOTATION: previous,
         SWITCHED_AT_ANNOTATION: str(switched_at),
     }
 
 
-def read_record(service: Object) -> StackRecord:
-    """The record that a Service holds. Raises Rejected when it cannot be read: it is never guessed."""
+def read_record(holder: Object) -> StackRecord:
+    """The record that a Service or a disruption budget holds. Raises Rejected when it cannot be read: never guessed."""
     try:
-        document: Any = json.loads(service["metadata"].get("annotations", {})[RECORD_ANNOTATION])
+        document: Any = json.loads(holder["metadata"].get("annotations", {})[RECORD_ANNOTATION])
         return StackRecord.model_validate(document)
     except (KeyError, ValueError, ValidationError) as error:
         problem = f"expected a stack's record as JSON: {type(error).__name__}"
-        raise Rejected(f"{_shown(service)} cannot be read: annotation {RECORD_ANNOTATION}, {problem}") from error
+        raise Rejected(f"{_shown(holder)} cannot be read: annotation {RECORD_ANNOTATION}, {problem}") from error
 
 
 def selected_stack(service: Object) -> str:
@@ -88,7 +92,7 @@ def selected_stack(service: Object) -> str:
 
 
 def address(service: Object) -> str:
-    """Within the cluster, whatever its domain is."""
+    """Within the cluster, whatever its domain is. Of a stack any of its parts will do: they have one name."""
     return f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
 
 
@@ -105,9 +109,5 @@ def _service(metadata: Object, selector: Mapping[str, str]) -> Object:
     }
 
 
-def _written(record: StackRecord) -> str:
-    return json.dumps(record.document(), sort_keys=True, separators=(",", ":"))
-
-
-def _shown(service: Object) -> str:
-    return f"Service {service['metadata']['namespace']}/{service['metadata']['name']}"
+def _shown(obj: Object) -> str:
+    return f"{obj['kind']} {obj['metadata']['namespace']}/{obj['metadata']['name']}"

@@ -2,10 +2,11 @@
 
 Two kinds of problems. Known beforehand: definitions that are not installed, claims that are missing, an address that
 is somebody else's; they hold work back. Seen on work under way: quota, PodSecurity, a missing image or Secret; they are
-told, the cluster itself tries again. Whether a Secret exists can only be seen so: nobody but the pods may read it, not
+told, the cluster itself tries again. So are a pod on a lost node, for which it does not, and a stack that is left out
+since what it is cannot be read. Whether a Secret exists can only be seen so: nobody but the pods may read it, not
 even its name.
 
-    known from the cache      definitions (is their kind watched?), pods that wait
+    known from the cache      definitions (is their kind watched?), pods that wait or are lost, records of stacks
     asked for, and kept       claims by name; who has the name of the stable Service, only while the object has none;
                               the namespace's events, only while an attempt has fewer pods than it wants, or a pod of it
                               or of a stack waits for its volumes
@@ -34,10 +35,11 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     SERVICE,
     Object,
 )
-from retrieval_operator.adapters.kubernetes.pod_status import containers, first_lack
+from retrieval_operator.adapters.kubernetes.pod_status import containers, first_lack, first_lost
 from retrieval_operator.adapters.kubernetes.pods import storage_problem
 from retrieval_operator.adapters.kubernetes.refusals import refusals
 from retrieval_operator.adapters.kubernetes.servers import pods_by_stack
+from retrieval_operator.adapters.kubernetes.stacks import unreadable_stacks
 from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
 from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_pytorch_job
 from retrieval_operator.api.constants import LABEL_STACK
@@ -69,6 +71,7 @@ class KubernetesSurroundings:
             *await self._storage(model),
             *await self._address(model),
             *self._waiting(model),
+            *self._unreadable(model),
             *await self._refused(model),
         ]
 
@@ -133,9 +136,18 @@ class KubernetesSurroundings:
 
     def _waiting(self, model: RetrievalModel) -> Iterator[Problem]:
         for attempt in self._under_way(model):
-            lack = first_lack(self._cache.children(POD, attempt["metadata"]["uid"]))
+            pods = self._cache.children(POD, attempt["metadata"]["uid"])
+            lack = first_lack(pods)
             if lack is not None:
                 yield Problem(dependency=lack.dependency, message=lack.message, holds_back=False)
+            # Nothing may write beside it, so the attempt waits for it: until its deadline, if nobody is told.
+            lost = first_lost(pods, self._clock())
+            if lost:
+                yield Problem(dependency="program", message=lost, holds_back=False)
+
+    def _unreadable(self, model: RetrievalModel) -> Iterator[Problem]:
+        for sentence in unreadable_stacks(self._cache, model):
+            yield Problem(dependency="address", message=sentence, holds_back=False)
 
     async def _refused(self, model: RetrievalModel) -> list[Problem]:
         """What the events say of pods that are not made, or do not start, for too long."""

@@ -109,10 +109,13 @@ def _record_of(cache: Cache, model: RetrievalModel, stable: Object, stack: str) 
 
 
 def _runs(cache: Cache, model: RetrievalModel, stack: str) -> bool:
-    """The stack is there and stays: not half made, and not being removed."""
-    name = services.stack_name(model, stack)
-    parts = [_child(cache, kind, model, name) for kind in (SERVICE, INFERENCE_SERVICE)]
-    return all(part is not None and "deletionTimestamp" not in part["metadata"] for part in parts)
+    """The stack is there and stays: not half made, and not being removed.
+
+    Its servers are made last and removed first. A Service that somebody deleted must not keep the traffic from going
+    back: the stable Service selects the pods themselves.
+    """
+    server = _child(cache, INFERENCE_SERVICE, model, services.stack_name(model, stack))
+    return server is not None and "deletionTimestamp" not in server["metadata"]
 
 
 def _child(cache: Cache, kind: Kind, model: RetrievalModel, name: str) -> Object | None:
