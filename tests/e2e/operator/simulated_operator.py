@@ -1,15 +1,19 @@
 """The operator as a process: the real watches, Lease, cache, objects, statuses and events over a real API server.
 
 Synthetic is what runs for an object: workloads, stacks, traffic and registry are the in-memory fakes. Every program
-ends well a moment after it was started, with a passing report; every stack is ready at once.
+ends well a moment after it was started, with a passing report; every stack is ready at once. With the variable
+SIMULATED_PORTS, a path, the fakes go on from where the former process left them (remembered_ports.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import remembered_ports
 from prometheus_client import REGISTRY, start_http_server
 
 from retrieval_operator import kopf_app
@@ -41,7 +45,8 @@ class ShortPrograms(MemoryWorkloads):
     def _end_well(self, model: RetrievalModel, workload: WorkloadSpec) -> None:
         if workload.name not in self.running():  # stopped, deleted, or started twice
             return
-        self._registry.attach_report(model, workload.step, workload.key, passing_report(workload))
+        if report := passing_report(workload):  # to collect and to encode are steps without a run
+            self._registry.attach_report(model, workload.step, workload.key, report)
         self.finish(workload.name)
         self._mode.queue.add(model.key)
 
@@ -49,14 +54,20 @@ class ShortPrograms(MemoryWorkloads):
 @asynccontextmanager
 async def simulated_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
     world = MemoryWorld(now, ready_at_once=True)
+    world.workloads = ShortPrograms(mode, world.registry)
+    memory = Path(path) if (path := os.environ.get("SIMULATED_PORTS")) else None
+    if memory and memory.exists():
+        remembered_ports.load(world, memory)
     yield Ports(
         models=mode.models,
-        workloads=ShortPrograms(mode, world.registry),
+        workloads=world.workloads,
         stacks=world.stacks,
         traffic=world.traffic,
         registry=world.registry,
         surroundings=world.surroundings,
     )
+    if memory:  # ended in good order
+        remembered_ports.save(world, memory)
 
 
 async def main() -> None:
