@@ -15,10 +15,12 @@ from pathlib import Path
 
 import lone_api_server
 import pytest
-from native_cluster import leftovers
+from native_cluster import leftovers, prerequisites
 from native_cluster.binaries import Binaries, ready_programs
 from native_cluster.cli import NOT_RUN
 from native_cluster.layout import Layout, NotRun, default_cache, default_state
+from native_cluster.lending import lent
+from native_cluster.node_client import NodeClient
 from native_cluster.versions import BUSYBOX_IMAGE
 
 E2E = Path(__file__).parent
@@ -50,22 +52,24 @@ def cluster() -> Iterator[RunningCluster]:
     if named := os.environ.get(KUBECONFIG):
         yield RunningCluster(kubeconfig=Path(named), busybox="busybox:1.37")
         return
-    layout = Layout(default_state())
-    runs_already = run_native("status").returncode == 0
-    before = leftovers.snapshot(layout)
-    started = run_native("up", "--no-prepare")
-    if started.returncode == NOT_RUN:
-        pytest.skip(started.stderr.strip())
-    if started.returncode:
-        pytest.fail(f"the cluster does not start:\n{started.stdout}{started.stderr}", pytrace=False)
-    yield RunningCluster(
-        kubeconfig=layout.kubeconfig, busybox=BUSYBOX_IMAGE, binaries=Binaries(default_cache()).directory
-    )
-    if runs_already:
+    layout, kept = Layout(default_state()), Binaries(default_cache())
+    try:  # before anything is looked at: a machine that cannot may lack the very programs that look
+        prerequisites.check_machine(layout)
+        prerequisites.check_prepared(kept)
+    except NotRun as reason:
+        pytest.skip(f"not run: {reason}")
+    before = leftovers.own(leftovers.snapshot(layout), layout)
+    with lent(run_native) as started:
+        if started.returncode == NOT_RUN:
+            pytest.skip(started.stderr.strip())
+        if started.returncode:
+            pytest.fail(f"the cluster does not start:\n{started.stdout}{started.stderr}", pytrace=False)
+        namespaces = leftovers.namespaces_of(NodeClient(layout).pid())
+        yield RunningCluster(kubeconfig=layout.kubeconfig, busybox=BUSYBOX_IMAGE, binaries=kept.directory)
+    if run_native("status").returncode == 0:  # it ran before, and is left
         return
-    stopped = run_native("down")
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert not leftovers.differences(before, leftovers.snapshot(layout))
+    after = leftovers.own(leftovers.snapshot(layout), layout, namespaces)
+    assert not leftovers.differences(before, after)
 
 
 def run_native(*arguments: str) -> subprocess.CompletedProcess[str]:

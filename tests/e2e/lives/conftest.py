@@ -5,7 +5,8 @@ here: image names, and volumes, for the cluster of tests has no provisioner.
 
 A cluster of one's own (RETRIEVAL_E2E_KUBECONFIG) has the training-operator with the template of
 examples/kubernetes/pytorchjob-init-container.yaml, KServe, our images (RETRIEVAL_E2E_IMAGE_TAG), and runs on this
-machine: volumes are directories here. What needs more of it is not run, and says so.
+machine: volumes are directories here. What needs more of it is not run, and says so. It must have none of the
+namespaces that the stories make (namespaces.py): they would be overwritten, and deleted at the end.
 
 RETRIEVAL_E2E_KEEP=1 is for work on one story: the operator, MLflow and the namespace `feed` with its champion are left,
 and taken as they are by the next run.
@@ -26,8 +27,9 @@ from typing import Any
 import pytest
 import yaml
 from lives import images
-from lives.deployments import MLFLOW, OPERATOR, Release
+from lives.deployments import Release
 from lives.durations import story_durations
+from lives.namespaces import DOOMED, ENFORCED, FEED, MLFLOW, OPERATOR, PLACES, taken
 from lives.nodes import elsewhere
 from lives.place import (
     BUNDLE,
@@ -46,18 +48,17 @@ from lives.place import (
 )
 from lives.shared_life import Approval, Takeover, approve, take_over
 from lives.tracking import Tracking
-from native_cluster.layout import Layout, default_state
+from native_cluster.layout import Layout, NotRun, default_state
 
 CHART = images.ROOT / "charts" / "retrieval-operator"
-FEED = "feed"
 IMAGE_TAG = "RETRIEVAL_E2E_IMAGE_TAG"
 WAIT_S = 300
 KEEP = bool(os.environ.get("RETRIEVAL_E2E_KEEP"))
 _KEPT_VOLUMES = Path("/var/tmp/retrieval-e2e-volumes")
 # Of the shared life: a third of the default, so that nobody waits long to see clients follow the champion.
 CONNECTION_AGE_S = 20
-# The namespace whose objects story 7 deletes, and they.
-DOOMED, GOES, STAYS, LAST = "deletion", "goes", "stays", "last"
+# The objects that story 7 deletes.
+GOES, STAYS, LAST = "goes", "stays", "last"
 # In this order each becomes True on the way to a first champion.
 MILESTONES = ("TrainingSucceeded", "ModelRegistered", "GatesPassed", "IndexReady", "EncoderReady", "Promoted", "Ready")
 
@@ -106,6 +107,10 @@ def kubectl(cluster: Any) -> Kubectl:
         assert result.returncode == 0, f"kubectl {' '.join(arguments)}: {result.stderr}{result.stdout}"
         return result.stdout
 
+    if cluster.binaries is None and not KEEP:
+        existing = run("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split()
+        if why := taken(existing):
+            pytest.fail(why, pytrace=False)
     return run
 
 
@@ -118,7 +123,10 @@ def tag(cluster: Any) -> str:
         pytest.skip(f"not run: {IMAGE_TAG} does not say which of its images the named cluster is to use")
     if lacking := images.missing():
         pytest.skip(f"not run: {lacking}")
-    return images.provide(Layout.existing(default_state()))
+    try:
+        return images.provide(Layout.existing(default_state()))
+    except NotRun as reason:
+        pytest.skip(f"not run: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -252,6 +260,7 @@ def new_place(kubectl: Kubectl, feed: Place, tag: str, volume: Any) -> Iterator[
     made: list[Place] = []
 
     def make(namespace: str) -> Place:
+        assert namespace in PLACES, f"namespaces.py does not have {namespace}"
         place = Place(namespace, volume(namespace, "retrieval"), kubectl)
         made.append(place)
         for folder in ("data", "base"):
@@ -261,6 +270,8 @@ def new_place(kubectl: Kubectl, feed: Place, tag: str, volume: Any) -> Iterator[
         for document in documents:
             document["metadata"] |= {"name": namespace} if document["kind"] == "Namespace" else {"namespace": namespace}
         kubectl("apply", "--filename=-", documents=documents)
+        labels = json.loads(kubectl("get", "namespace", namespace, "--output=json"))["metadata"]["labels"]
+        assert labels.get(ENFORCED) == "restricted", f"{namespace}: {labels}"
         return place
 
     yield make

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lives.namespaces import OPERATOR
 from lives.place import Kubectl, Object
 
-OPERATOR, MLFLOW = "retrieval-operator", "mlflow"
 ACCOUNT = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"  # the operator's, as the API server calls it
 _WAIT = "--timeout=300s"
 

@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from native_cluster import images as node_images
 from native_cluster.cli import NOT_RUN
 from native_cluster.images import IMPORT_TIMEOUT_S, containerd
-from native_cluster.layout import Layout
+from native_cluster.layout import Layout, NotRun
+from native_cluster.prerequisites import check_rights
 
 ROOT = Path(__file__).parents[3]
 PREFIX = "localhost/"
@@ -48,6 +50,10 @@ def missing() -> str:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         return f"{' and '.join(lacking)} not found: apt-get install {' '.join(lacking)}"
+    try:
+        check_rights()  # buildah's builds mount, too; and no node would come that needs the images
+    except NotRun as reason:
+        return str(reason)
     return ""
 
 
@@ -61,7 +67,7 @@ def tag() -> str:
 
 
 def build() -> list[str]:
-    """Build with `make images` what is not built yet; the images' names."""
+    """Build with `make images` what is not built yet; the images' names. NotRun without space for them."""
     wanted = tag()
     names = _names(wanted)
     if not all(_exists(name) for name in names):
@@ -72,7 +78,10 @@ def build() -> list[str]:
 
 
 def prepare() -> Path:
-    """Build what is missing and write it in the form that `provide` gives to the node; the directory (7 GB)."""
+    """Build what is missing and write it in the form that `provide` gives to the node; the directory (7 GB).
+
+    NotRun without space for it.
+    """
     names, prepared = build(), _HOME / f"{_PREPARED}{tag()}"
     if not prepared.exists():
         _remove_prepared()
@@ -83,12 +92,20 @@ def prepare() -> Path:
 
 
 def provide(layout: Layout) -> str:
-    """Build and load what is missing; the tag of the images, whose names begin with PREFIX."""
+    """Build and load what is missing; the tag of the images, whose names begin with PREFIX. NotRun without space."""
     wanted = tag()
     if not set(_names(wanted)) <= set(containerd(layout, "images", "list", "--quiet").split()):
         _load(layout, prepare())
     _remove_prepared()
     return wanted
+
+
+def name_again(layout: Layout, wanted: str) -> str:
+    """Another tag for the node's images of this one, as of a newer release. It stays: servers may be started by it."""
+    again = f"{wanted}-again"
+    for name, other in zip(_names(wanted), _names(again), strict=True):
+        node_images.tag(layout, name, other)
+    return again
 
 
 def _remove_prepared() -> None:
@@ -190,7 +207,7 @@ def _environment() -> dict[str, str]:
 def _check_space() -> None:
     free_gb = shutil.disk_usage("/var").free / 1e9
     if free_gb < FREE_SPACE_NEEDED_GB:
-        raise RuntimeError(f"images need {FREE_SPACE_NEEDED_GB} GB below /var, found {free_gb:.0f} GB free")
+        raise NotRun(f"images need {FREE_SPACE_NEEDED_GB} GB below /var, found {free_gb:.0f} GB free")
 
 
 def _digest(paths: Iterable[Path]) -> str:
@@ -201,8 +218,17 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
+def main() -> int:
+    """What `python -m lives.images` does; its exit code."""
+    try:
+        if lacking := missing():
+            raise NotRun(lacking)
+        print(prepare())
+    except NotRun as reason:
+        print(f"not run: {reason}", file=sys.stderr)
+        return NOT_RUN
+    return 0
+
+
 if __name__ == "__main__":
-    if lacking := missing():
-        print(f"not run: {lacking}", file=sys.stderr)
-        sys.exit(NOT_RUN)
-    print(prepare())
+    sys.exit(main())

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import audit
-from lives.deployments import ACCOUNT, OPERATOR
+from lives.deployments import ACCOUNT
+from lives.namespaces import OPERATOR
 from lives.place import Kubectl
 
 CHILDREN = ("jobs", "pytorchjobs", "services", "poddisruptionbudgets", "inferenceservices")

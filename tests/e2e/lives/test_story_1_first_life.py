@@ -6,6 +6,7 @@ serving generation -> InferenceService -> verified -> promoted. The namespace en
 
 from __future__ import annotations
 
+import json
 import re
 
 import pyarrow.parquet as pq
@@ -28,6 +29,8 @@ def test_two_pods_trained_and_two_pods_encoded(shared_life: Place) -> None:
     assert len(trainings) == 1, names(trainings)
     replicas = trainings[0]["spec"]["pytorchReplicaSpecs"]
     assert {role: one["replicas"] for role, one in replicas.items()} == {"Master": 1, "Worker": 1}
+    bundle = shared_life.on_disk(shared_life.model("feed")["status"]["champion"]["bundleUri"])
+    assert json.loads((bundle / "training.json").read_text())["ranks"] == 2, "they did not train together"
     encodings = shared_life.list("jobs", name="feed", step="encode")
     assert encodings
     assert all(one["status"]["succeeded"] == one["spec"]["completions"] == 2 for one in encodings)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lives.conftest import DOOMED, GOES, LAST, STAYS
-from lives.deployments import MLFLOW, OPERATOR, away
+from lives.conftest import GOES, LAST, STAYS
+from lives.deployments import away
 from lives.killing import made
+from lives.namespaces import DOOMED, MLFLOW, OPERATOR
 from lives.place import BUNDLE, STORAGE, Kubectl, Place, importing
 from lives.tracking import Tracking, tags
 

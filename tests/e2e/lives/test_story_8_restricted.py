@@ -1,16 +1,17 @@
-"""All of it happens where PodSecurity "restricted" is enforced, so every pod of a life was admitted there."""
+"""All of it happens where PodSecurity "restricted" is enforced, so every pod of a life was admitted there.
+
+Of the namespaces that come and go meanwhile `new_place` says so when it makes them.
+"""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from lives.conftest import DOOMED
+from lives.namespaces import DOOMED, ENFORCED
 from lives.place import Kubectl, Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-ENFORCED = "pod-security.kubernetes.io/enforce"
 
 
 def test_every_namespace_with_an_object_enforces_restricted(shared_life: Place, kubectl: Kubectl) -> None:

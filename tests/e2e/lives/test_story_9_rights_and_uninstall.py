@@ -14,8 +14,9 @@ from pathlib import Path
 import audit
 import pytest
 from lives.conftest import CHART
-from lives.deployments import ACCOUNT, OPERATOR, Release
+from lives.deployments import ACCOUNT, Release
 from lives.killing import made
+from lives.namespaces import OPERATOR, UNINSTALLED
 from lives.place import Kubectl, Object, Place, is_true, manifest, names
 
 from retrieval_operator.api.constants import FINALIZER
@@ -88,7 +89,7 @@ class Served:
 @pytest.fixture(scope="module")
 def held(new_place: Callable[[str], Place]) -> Place:
     """A namespace with an object that the operator's finalizer holds, and that is suspended before it does anything."""
-    place = new_place("uninstalled")
+    place = new_place(UNINSTALLED)
     place.apply(manifest(HELD, suspend=True, deletionPolicy="Delete"))
     place.until(HELD, lambda found: FINALIZER in found["metadata"].get("finalizers", []), "is held")
     return place

@@ -57,16 +57,17 @@ class Binaries:
     def build(self, *, say: Callable[[str], None], drop_go_caches: bool = False) -> Path:
         """Build what is missing; returns `directory`. Several callers wait for one build.
 
-        `drop_go_caches`: download and compile in directories of our own (about 12 GB) and remove them afterwards.
+        `drop_go_caches`: download and compile in directories of our own (about 12 GB) and remove them once all is
+        built. Go's caches of other work are neither used nor touched.
         """
         with locked(self._cache / "lock", timeout_s=_BUILD_TIMEOUT_S, busy=f"another build works on {self._cache}"):
             missing = self.missing()
-            own_caches = self._cache / "go" if drop_go_caches else None
+            own_caches = self._cache / "go" if drop_go_caches and missing else None
             environment = _environment(own_caches)
             for number, module in enumerate(missing, 1):
                 say(f"{module.name} {module.version} ({number} of {len(missing)} modules)")
                 self._build_module(module, environment, say)
-            if own_caches and missing:
+            if own_caches:
                 _go(["clean", "-modcache"], own_caches, environment)
                 shutil.rmtree(own_caches)
             self._link_all()

@@ -129,9 +129,22 @@ def claim(layout: Layout) -> None:
         instances.write_text(str(_INOTIFY_INSTANCES))
 
 
+def unwritable_setting() -> str:
+    """Why a kernel setting that a node changes cannot be written, "" when all can. Nothing is written for it."""
+    for path in filter(Path.exists, (_SETTINGS / name for name in KERNEL_SETTINGS)):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            return str(error)
+    return ""
+
+
 def restore_kernel_settings(layout: Layout) -> None:
+    """Written is only what differs: where they cannot be written, nothing was changed, and `down` must succeed."""
     for name, value in json.loads(layout.claim.read_text())["kernel settings"].items():
-        (_SETTINGS / name).write_text(value)
+        path = _SETTINGS / name
+        if path.read_text().strip() != value:
+            path.write_text(value)
 
 
 def remove_state(layout: Layout) -> None:

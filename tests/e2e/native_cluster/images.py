@@ -70,6 +70,11 @@ def load(layout: Layout, archive: Path) -> None:
     containerd(layout, "images", "import", str(archive), timeout_s=IMPORT_TIMEOUT_S)
 
 
+def tag(layout: Layout, name: str, other: str) -> None:
+    """Give an image of the node another name as well."""
+    containerd(layout, "images", "tag", "--force", name, other)
+
+
 def containerd(layout: Layout, *arguments: str, timeout_s: float = 30) -> str:
     """Ask the cluster's containerd; what it answered."""
     command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", *arguments]

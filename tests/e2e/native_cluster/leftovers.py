@@ -9,10 +9,13 @@ from pathlib import Path
 from native_cluster import host
 from native_cluster.layout import Layout
 
+Found = dict[str, frozenset[str]]
+
 _KEPT_FILES = frozenset({"logs", "command.lock"})
+_NAMESPACES = ("pid", "net")
 
 
-def snapshot(layout: Layout) -> dict[str, frozenset[str]]:
+def snapshot(layout: Layout) -> Found:
     """Each kind of thing by name. A process is told by its namespaces, or by our state directory in its command."""
     return {
         "mounts": frozenset(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
@@ -28,7 +31,31 @@ def snapshot(layout: Layout) -> dict[str, frozenset[str]]:
     }
 
 
-def differences(before: dict[str, frozenset[str]], after: dict[str, frozenset[str]]) -> list[str]:
+def own(found: Found, layout: Layout, namespaces: frozenset[str] = frozenset()) -> Found:
+    """What of a snapshot is this cluster's by its name, its addresses, or the `namespaces` of its node.
+
+    Before and after a long run nothing else can be compared: others start containers and services meanwhile.
+    """
+    state, network = str(layout.state), f"10.{layout.network}."
+    return {
+        "mounts": frozenset(path for path in found["mounts"] if Path(path).is_relative_to(state)),
+        "links": found["links"] & {layout.link},
+        "routes": frozenset(route for route in found["routes"] if network in route or layout.link in route.split()),
+        "iptables rules": frozenset(rule for rule in found["iptables rules"] if network in rule),
+        "cgroups": frozenset(path for path in found["cgroups"] if Path(path).name == layout.cgroup),
+        "kernel settings": frozenset(line for line in found["kernel settings"] if _is_restored(line)),
+        "namespaces": found["namespaces"] & namespaces,
+        "processes": found["processes"],
+        "files": found["files"],
+    }
+
+
+def namespaces_of(pid: int) -> frozenset[str]:
+    """Those of a process that a snapshot tells."""
+    return frozenset(str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in _NAMESPACES)
+
+
+def differences(before: Found, after: Found) -> list[str]:
     """Sentences, none when all is as before. Of the files, what `down` keeps by intent is none."""
     found = []
     for kind, names in before.items():
@@ -57,12 +84,17 @@ def _settings() -> frozenset[str]:
     return frozenset(f"{path} = {path.read_text().strip()}" for path in paths if path.exists())
 
 
+def _is_restored(line: str) -> bool:
+    """Whether `down` restores this setting: a line of `_settings`."""
+    return any(line.startswith(f"/proc/sys/{name} = ") for name in host.KERNEL_SETTINGS)
+
+
 def _namespaces() -> frozenset[str]:
     """Of every process of the machine that can be read: a pod or a program that still runs shows here."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # ended in this moment
-            found |= {str((entry / "ns" / kind).readlink()) for kind in ("pid", "net")}
+            found |= namespaces_of(int(entry.name))
     return frozenset(found)
 
 

@@ -28,7 +28,11 @@ NODE_TIMEOUT_S = 30
 _REQUEST_TIMEOUT_S = 10.0
 _POLL_S = 0.1
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts")
+# Makes the node's namespaces, and runs in them what follows.
+UNSHARE = (
+    *("unshare", "--mount", "--net", "--pid", "--ipc", "--uts"),
+    *("--fork", "--mount-proc", "--propagation", "slave"),
+)
 
 
 class NodeClient:
@@ -39,10 +43,7 @@ class NodeClient:
         """Create the namespaces and their init; returns when it answers."""
         with locked(self._layout.state / "node.lock") as lock, self._layout.log("node").open("ab") as log:
             subprocess.Popen(
-                [
-                    *("unshare", *_NAMESPACES, "--fork", "--mount-proc", "--propagation", "slave"),
-                    *(sys.executable, "-I", "-S", node.__file__, str(self._layout.state), str(lock)),
-                ],
+                [*UNSHARE, sys.executable, "-I", "-S", node.__file__, str(self._layout.state), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

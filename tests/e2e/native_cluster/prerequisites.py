@@ -13,6 +13,7 @@ from pathlib import Path
 from native_cluster import host
 from native_cluster.binaries import Binaries
 from native_cluster.layout import ClusterError, Layout, NotRun
+from native_cluster.node_client import UNSHARE
 from native_cluster.versions import ALL_MODULES, CNI_DIRECTORIES, CNI_PACKAGE, CNI_PLUGINS, PACKAGES
 
 _INSTALL_TIMEOUT_S = 600
@@ -25,16 +26,29 @@ FREE_MEMORY_GB = 3
 
 def check_machine(layout: Layout) -> None:
     """Whether a cluster can run here at all; NotRun says why not."""
-    if sys.platform != "linux":
-        raise NotRun(f"the native cluster needs Linux; this is {sys.platform}")
-    if os.geteuid() != 0:
-        raise NotRun("the native cluster needs root, for namespaces, network and cgroups")
+    check_rights()
     if not host.cgroup_hierarchies():
         raise NotRun("no cgroup file system is mounted below /sys/fs/cgroup")
     available = _available_memory_gb(Path("/proc/meminfo").read_text())
     if available < FREE_MEMORY_GB:
         raise NotRun(f"{available:.1f} GB of memory are available; the cluster needs {FREE_MEMORY_GB}")
     check_free(layout.state, RUN_FREE_GB, "for the cluster's state")
+
+
+def check_rights() -> None:
+    """NotRun unless this is Linux, and a root that may what root may: in most containers it may not."""
+    if sys.platform != "linux":
+        raise NotRun(f"the native cluster needs Linux; this is {sys.platform}")
+    if os.geteuid() != 0:
+        raise NotRun("the native cluster needs root, for namespaces, network and cgroups")
+    if shutil.which("unshare"):  # else it is a missing package
+        tried = subprocess.run(
+            [*UNSHARE, "true"], capture_output=True, text=True, timeout=host.COMMAND_TIMEOUT_S, check=False
+        )
+        if tried.returncode:
+            raise NotRun(f"this root may not make namespaces (CAP_SYS_ADMIN): {tried.stderr.strip()}")
+    if reason := host.unwritable_setting():
+        raise NotRun(f"the kubelet's kernel settings cannot be written here: {reason}")
 
 
 def check_routes(layout: Layout) -> None:

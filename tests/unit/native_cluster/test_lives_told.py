@@ -1,4 +1,4 @@
-"""What is told of the stories on a cluster: how long each took, and where they cannot be told."""
+"""What is told of the stories on a cluster: how long each took, and where they cannot, or must not, be told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from lives.durations import story_durations
+from lives.namespaces import taken
 from lives.nodes import elsewhere
 
 LIVES = "tests/e2e/lives"
@@ -56,3 +57,9 @@ def test_only_nodes_that_are_this_machine_have_its_directories(ids: list[str], h
     said = elsewhere([node(f"node-{number}", found) for number, found in enumerate(ids, 1)], here)
     assert [name for name in ("node-1", "node-2") if name in said] == named
     assert bool(said) == bool(named)
+
+
+def test_no_story_is_told_over_namespaces_that_somebody_has() -> None:
+    assert taken(["default", "kube-system", "mlflow-of-others"]) == ""
+    said = taken(["default", "mlflow", "feed"])
+    assert said.startswith("the named cluster has feed, mlflow, which the stories would overwrite and delete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,31 @@ def test_programs_are_found_where_the_variable_says_else_in_the_cache(
     assert ready_programs("etcd") == chosen
     with pytest.raises(NotRun, match=r"chosen has no helm \(RETRIEVAL_CLUSTER_BIN names it\)"):
         ready_programs("etcd", "helm")
+
+
+def test_own_go_caches_go_once_all_is_built_and_others_stay(
+    tmp_path: Path, modules: tuple[Module, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "go"
+    theirs.mkdir()
+    monkeypatch.setenv("GOMODCACHE", str(theirs))
+    used: list[tuple[str, str]] = []
+
+    def go(arguments: list[str], directory: Path, environment: Mapping[str, str]) -> str:
+        used.append((arguments[0], environment["GOMODCACHE"]))
+        assert Path(environment["GOCACHE"]).is_dir()
+        if arguments[0] == "build":
+            Path(arguments[arguments.index("-o") + 1]).write_text("binary")
+        return ""
+
+    monkeypatch.setattr(binaries, "_go", go)
+    cache = Binaries(tmp_path / "cache", modules)
+    for _ in range(2):
+        cache.build(say=quiet, drop_go_caches=True)
+        assert not (tmp_path / "cache" / "go").exists()
+    own = str(tmp_path / "cache" / "go" / "modules")
+    assert used == [("build", own), ("build", own), ("clean", own)]
+    assert theirs.exists()
 
 
 @pytest.mark.component

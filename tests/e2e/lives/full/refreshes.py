@@ -36,14 +36,17 @@ class Refreshes:
         candidate: Object = found["status"]["candidate"]
         return candidate
 
-    def finish(self, former: Object) -> Object:
-        """The champion that followed: a new generation of the same bundle, made by one job, served by a new stack."""
+    def finish(self, former: Object, *, attempts: int = 1) -> Object:
+        """The champion that followed: a new generation of the same bundle, served by a new stack.
+
+        It was made by so many jobs, each of which was an attempt.
+        """
         champion: Object = self.place.until_promoted("feed")["status"]["champion"]
         assert champion["bundleId"] == former["bundleId"]
         assert champion["generationId"] != former["generationId"]
         assert champion["stack"] != former["stack"]
-        attempts = names(self.place.list("jobs", name="feed", key=champion["generationKey"]))
-        assert attempts == [f"feed-{champion['generationKey']}-index-1"], attempts
+        jobs = names(self.place.list("jobs", name="feed", key=champion["generationKey"]))
+        assert jobs == [f"feed-{champion['generationKey']}-index-{number}" for number in range(1, attempts + 1)], jobs
         return champion
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lives.namespaces import INTERRUPTED
 from lives.place import Object, Place, is_true, manifest, names
 from lives.tracking import Tracking
 
@@ -19,7 +20,7 @@ REPORTED_EVERY = 10  # retrieval_trainer.journal.METRICS_EVERY_STEPS
 @pytest.fixture(scope="module")
 def training(new_place: Callable[[str], Place]) -> Place:
     """A namespace in which `feed` is being trained by two pods and has written a first checkpoint."""
-    place = new_place("interrupted")
+    place = new_place(INTERRUPTED)
     hyperparameters = {"steps": STEPS, "checkpointEverySteps": CHECKPOINT_EVERY}
     document = manifest(nodes=2)
     document["spec"]["training"]["hyperparameters"] |= hyperparameters

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import audit
 import pytest
-from lives.deployments import ACCOUNT, OPERATOR
+from lives.deployments import ACCOUNT
+from lives.namespaces import OPERATOR
 
 pytestmark = [pytest.mark.e2e, pytest.mark.e2e_full, pytest.mark.timeout(600)]
 
