@@ -185,7 +185,7 @@ class Controller:
         now = self._clock()
         plan = self._decide(model, observed, now)
         record.about(plan.status)
-        trouble = await self._perform(model, plan.actions, now, record)
+        trouble = await self._perform(model, plan, now, record)
         if plan.status.document() != model.status.document():
             await self._ports.models.write_status(model, plan.status)
             record.wrote_status = True
@@ -237,12 +237,10 @@ class Controller:
         self._registry_views[model.key] = RegistryView(observed, now, asked)
         return observed
 
-    async def _perform(
-        self, model: RetrievalModel, actions: Sequence[Action], now: int, record: PassRecord
-    ) -> Trouble | None:
+    async def _perform(self, model: RetrievalModel, plan: Plan, now: int, record: PassRecord) -> Trouble | None:
         """Perform in order what troubles allow. Returns the first of them, if the status may be written anyway."""
-        troubles = Troubles()
-        for action in actions:
+        troubles = Troubles(plan.status.champion.stack if plan.status.champion is not None else "")
+        for action in plan.actions:
             if not troubles.allow(action):
                 continue
             if isinstance(action, REGISTRY_ACTIONS):

@@ -221,7 +221,7 @@ class KubernetesMode:
             except NamespaceRefused as error:
                 log.warning("a namespace could not be listed", namespace=error.namespace, error=str(error))
                 if error.namespace == refused:  # still: kopf would try it for half an hour, then fail
-                    log.warning("starting again without it", namespace=error.namespace)
+                    log.warning("starting again; it is left out then, if there are others", namespace=error.namespace)
                     stop.set()
                 refused = error.namespace
                 due_at = now_s() + _RETRY_AFTER_RESYNC_S

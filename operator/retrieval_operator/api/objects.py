@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ from retrieval_operator.api.constants import API_VERSION, GROUP, KIND, REQUEST_M
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.api.types import Name, Time
+
+# What only a calendar and a list of time zones can check; a definition lets mistakes through. Nothing else of an object
+# depends on it.
+_TIMES = (("data", "schedule"), ("data", "timeZone"), ("index", "refresh", "schedule"))
 
 
 class InvalidManifest(ValueError):
@@ -50,13 +55,17 @@ class Metadata(BaseModel):
 
 
 class RetrievalModel(BaseModel):
-    """One object, as read. `status` is what was last written, possibly nothing."""
+    """One object, as read. `status` is what was last written, possibly nothing.
+
+    `left_out` has sentences on its schedules where these had to be left out (`parse_stored`), else it is empty.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     metadata: Metadata
     spec: RetrievalModelSpec
     status: RetrievalModelStatus = Field(default_factory=RetrievalModelStatus)
+    left_out: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -100,6 +109,34 @@ def parse_manifest(document: object, source: str) -> RetrievalModel:
     if problems:
         raise InvalidManifest(source, problems)
     return RetrievalModel(**parts)
+
+
+def parse_stored(document: Mapping[str, Any], source: str) -> RetrievalModel:
+    """An object that an API server let in; without its schedules when nothing but they cannot be read.
+
+    A typing error in one must not end the care for what serves. Raises InvalidManifest when more than that is wrong.
+    """
+    try:
+        return parse_manifest(document, source)
+    except InvalidManifest as error:
+        try:
+            model = parse_manifest(_timeless(document), source)
+        except InvalidManifest:
+            raise error from None
+        is_deleted = model.metadata.deletion_timestamp is not None  # it has no more need of a schedule
+        return model.model_copy(update={"left_out": () if is_deleted else tuple(error.problems)})
+
+
+def _timeless(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without schedules and time zone."""
+    copied = copy.deepcopy(dict(document))
+    for *parents, leaf in _TIMES:
+        section = copied.get("spec")
+        for name in parents:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(leaf, None)
+    return copied
 
 
 def _type_problems(document: Mapping[Any, Any]) -> list[str]:

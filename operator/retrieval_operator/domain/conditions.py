@@ -227,6 +227,19 @@ def _of_refusal(found: Found) -> dict[ConditionType, _Said]:
 
 
 def _progress(context: Context, found: Found) -> dict[ConditionType, _Said]:
+    said, left_out = _found_progress(context, found), "; ".join(context.model.left_out)
+    if not left_out:
+        return said
+    stalled, progressing = said.get(ConditionType.STALLED), said.get(ConditionType.PROGRESSING)
+    if stalled is not None:
+        message = f"{stalled.message}; and no schedule runs until it is corrected: {left_out}"
+        return {ConditionType.STALLED: _Said("True", stalled.reason, message)}
+    message = f"no schedule runs until it is corrected, everything else goes on: {left_out}"
+    told = {ConditionType.STALLED: _Said("True", Reason.INVALID_SPEC, message)}
+    return told | ({ConditionType.PROGRESSING: progressing} if progressing is not None else {})
+
+
+def _found_progress(context: Context, found: Found) -> dict[ConditionType, _Said]:
     if found.stalled is not None:
         return {ConditionType.STALLED: _Said("True", *found.stalled)}
     if found.candidate is not None and rests(context.spec, found.candidate):
@@ -243,7 +256,11 @@ def phase(context: Context, found: Found) -> str:
     """One word for a column. Nothing is decided by it."""
     if context.model.metadata.deletion_timestamp is not None:
         return "Deleting"
-    if found.stalled is not None or (found.candidate is None and found.wish is not None and found.wish.refused):
+    if (
+        found.stalled is not None
+        or context.model.left_out
+        or (found.candidate is None and found.wish is not None and found.wish.refused)
+    ):
         return "Stalled"
     if rests(context.spec, found.candidate):
         return "Suspended"

@@ -66,7 +66,7 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
     back = rollback_actions(context)
     if back:
         return _plan(context, replace(done, back=back), why="going back to the former stack")
-    done = done.having(*regained_traffic(context))
+    done = replace(done, back=regained_traffic(context))
     changed = _immutable_problem(context)
     if changed is not None:
         return _plan(context, done, stalled=changed)
@@ -75,7 +75,11 @@ def decide(model: RetrievalModel, observed: Observed, now: int) -> Plan:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What a pass has found out so far. `back` goes back to the former stack, empty when that is not due."""
+    """What a pass has found out so far.
+
+    `back` moves the traffic to a stack that had it before, the former one or that of a champion who lost it; empty when
+    that is not due.
+    """
 
     history: list[HistoryEntry]
     candidate: Candidate | None
@@ -174,7 +178,7 @@ def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:
     moved = _moved(context, candidate, outcome)
     events = _step_event(candidate, moved)
     requeue = outcome.requeue_after_s or _IN_FLIGHT_REQUEUE_S
-    done = done.having(*_one_switch(done.actions, outcome.actions), *events)
+    done = done.having(*_one_switch((*done.back, *done.actions), outcome.actions), *events)
     return replace(done, candidate=moved, wish=None, requeue_after_s=requeue)
 
 
@@ -299,7 +303,8 @@ def _plan(context: Context, done: _Pass, *, stalled: tuple[Reason, str] | None =
     status = context.status
     retry = done.retry or context.handled_retry
     actions = _with_upkeep(context, done, retry)
-    may_remove = done.is_quiet and not (actions or stalled or context.spec.suspend)
+    is_all_known = not any(problem.keeps_files for problem in context.observed.problems)
+    may_remove = done.is_quiet and is_all_known and not (actions or stalled or context.spec.suspend)
     collected = collection.collection(context, done.history, done.wish, may_remove=may_remove)
     found = Found(context.champion, done.candidate, done.wish, done.history, stalled)
     new_status = RetrievalModelStatus(

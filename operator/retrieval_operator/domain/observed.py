@@ -101,7 +101,7 @@ class Problem:
     """Something in the surroundings that a person must mend: which dependency, and a sentence with the remedy.
 
     `holds_back` False: worth telling, but work may do without it and is started all the same. "request" is what was
-    asked of the surroundings and refused.
+    asked of the surroundings and refused. `keeps_files`: it is not known what needs which files, so none may go.
     """
 
     dependency: Literal[
@@ -119,6 +119,7 @@ class Problem:
     ]
     message: str
     holds_back: bool = True
+    keeps_files: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

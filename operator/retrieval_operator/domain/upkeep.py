@@ -74,7 +74,7 @@ def autoscaler_settles_at(champion: Champion) -> int:
 
 
 def former_upkeep(context: Context) -> tuple[Action, ...]:
-    """While the champion bakes, the stack to go back to has as many servers as the champion has ready.
+    """While the champion bakes, the stack to go back to has no fewer servers than the champion has ready.
 
     An autoscaler takes servers from a stack without traffic, and the champion may have been given more.
     """
@@ -82,10 +82,15 @@ def former_upkeep(context: Context) -> tuple[Action, ...]:
     if champion is None or context.now >= champion.baking_until:
         return ()
     former, live = (context.observed.stacks.get(stack) for stack in (context.observed.traffic.previous, champion.stack))
-    if former is None or live is None or former.replicas >= live.ready_replicas:
+    if former is None or live is None or not former.complete:
         return ()
-    most = former.max_replicas and max(former.max_replicas, live.ready_replicas)
-    return (ScaleStack(stack=former.record.stack, replicas=live.ready_replicas, max_replicas=most),)
+    wanted = min(
+        live.ready_replicas, max(live.replicas, live.max_replicas)
+    )  # a rolling change has one more for a while
+    if former.replicas >= wanted:
+        return ()
+    most = former.max_replicas and max(former.max_replicas, wanted)
+    return (ScaleStack(stack=former.record.stack, replicas=wanted, max_replicas=most),)
 
 
 def kept_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> set[str]:
@@ -101,12 +106,11 @@ def kept_stacks(context: Context, candidate: Candidate | None, history: list[His
 
 
 def connections_end(context: Context) -> int:
-    """When the last connection to the former stack ends: its servers were started with an age of their own."""
+    """When the last connection to the former stack ends, by the age that its own servers were started with."""
     former = context.observed.stacks.get(context.observed.traffic.previous)
-    ages = [context.spec.serving.connection_age_seconds]
-    if former is not None:
-        ages.append(int(former.record.serving.get("connectionAgeSeconds", Serving().connection_age_seconds)))
-    return context.observed.traffic.switched_at + max(ages)
+    serving = former.record.serving if former is not None else {}
+    age = int(serving.get("connectionAgeSeconds", Serving().connection_age_seconds))
+    return context.observed.traffic.switched_at + age
 
 
 def collected_stacks(context: Context, candidate: Candidate | None, history: list[HistoryEntry]) -> tuple[Action, ...]:

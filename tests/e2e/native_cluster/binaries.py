@@ -54,13 +54,22 @@ class Binaries:
         module = next(module for module in self._modules if module.name == module_name)
         return self.module_directory(module) / "files" / name
 
-    def build(self, *, say: Callable[[str], None], drop_go_caches: bool = False) -> Path:
+    def build(
+        self,
+        *,
+        say: Callable[[str], None],
+        check: Callable[[Binaries], None] = lambda _: None,
+        drop_go_caches: bool = False,
+    ) -> Path:
         """Build what is missing; returns `directory`. Several callers wait for one build.
+
+        `check` raises NotRun for what cannot be built here. It is asked once no other build takes space any more.
 
         `drop_go_caches`: download and compile in directories of our own (about 12 GB) and remove them once all is
         built. Go's caches of other work are neither used nor touched.
         """
         with locked(self._cache / "lock", timeout_s=_BUILD_TIMEOUT_S, busy=f"another build works on {self._cache}"):
+            check(self)
             missing = self.missing()
             own_caches = self._cache / "go" if drop_go_caches and missing else None
             environment = _environment(own_caches)

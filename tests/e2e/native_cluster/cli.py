@@ -48,10 +48,9 @@ def up(
         prerequisites.check_machine(layout)
         if prepare:
             prerequisites.install_packages(typer.echo)
-            prerequisites.check_build(binaries)
         else:
             prerequisites.check_prepared(binaries)
-        binaries.build(say=typer.echo)
+        binaries.build(say=typer.echo, check=prerequisites.check_build)
         sources = Sources(
             training_operator=binaries.file("training-operator", "manifests"),
             kserve=binaries.file("kserve", f"install/{KSERVE}/kserve.yaml"),
@@ -104,8 +103,8 @@ def binaries(
     """Build the programs that are missing (half an hour on two cores when all are); print where they are."""
     with _told_to_people():
         kept = Binaries(cache.absolute())
-        prerequisites.check_build(kept)
-        typer.echo(str(kept.build(say=_to_stderr, drop_go_caches=drop_go_caches)))
+        built = kept.build(say=_to_stderr, check=prerequisites.check_build, drop_go_caches=drop_go_caches)
+        typer.echo(str(built))
 
 
 @app.command()

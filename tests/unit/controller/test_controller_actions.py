@@ -134,10 +134,21 @@ async def test_no_event_tells_of_what_was_not_done(world: Any, error: PortError,
     assert told == ["made"]
 
 
-async def test_an_event_of_no_action_is_told_whatever_was_refused_before(world: Any, a_plan: Call) -> None:
-    world.failures = {"stacks.create": Rejected("exceeded quota")}
+@pytest.mark.parametrize("error", [Rejected("exceeded quota"), Retryable("a webhook does not answer")])
+async def test_an_event_of_what_has_happened_is_told_whatever_failed_before(
+    world: Any, error: PortError, a_plan: Call
+) -> None:
+    """The status that is written records it, so it would never be told later."""
+    world.failures = {"stacks.create": error}
     await world.controller(a_plan(CREATE, about("promoted", of_action=False))).reconcile(KEY)
     assert "promoted" in [call[1].message for call in world.writes if call[0] == "models.emit"]
+
+
+async def test_an_api_server_that_takes_no_event_is_not_asked_to_take_the_next_one(world: Any, a_plan: Call) -> None:
+    world.failures = {"models.emit": Retryable("it does not answer")}
+    plan = a_plan(about("one", of_action=False), CREATE, about("two", of_action=True), about("three", of_action=False))
+    await world.controller(plan).reconcile(KEY)
+    assert [call[0] for call in world.writes] == ["models.emit", "stacks.create"]
 
 
 async def test_what_is_put_off_for_long_is_among_the_problems_and_what_is_put_off_for_a_moment_is_not(

@@ -11,7 +11,7 @@ import pytest
 from controller_examples import NOW, RECORD
 
 from retrieval_operator.api.conditions import Condition, ConditionType, Reason
-from retrieval_operator.api.status import Champion, RetrievalModelStatus
+from retrieval_operator.api.status import Champion, RetrievalModelStatus, StackRecord
 from retrieval_operator.controller import settled_for_s
 from retrieval_operator.domain.plan import Action, CreateStack, DeleteWorkload, Plan, SetAlias, StopWorkload
 from retrieval_operator.ports import Gone, PortError, Rejected, Retryable, Stale
@@ -130,20 +130,29 @@ def test_how_long_a_back_off_may_be_while_the_champion_does_not_serve(
     assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
 
 
+OTHERS = RECORD.model_copy(update={"stack": "another"})
+
+
 @pytest.mark.parametrize(
-    ("refused", "expected"),
+    ("refused", "record", "expected"),
     [
-        (["stacks.create"], BACKED_OFF),
-        (["workloads.stop", "stacks.create"], BACKED_OFF),
-        (["workloads.stop"], EVERY_5_S),
+        (["stacks.create"], RECORD, BACKED_OFF),
+        (["workloads.stop", "stacks.create"], RECORD, BACKED_OFF),
+        (["workloads.stop"], RECORD, EVERY_5_S),
+        (["stacks.create"], OTHERS, EVERY_5_S),
     ],
-    ids=["the repair", "the repair and something else", "something else"],
+    ids=["the repair", "the repair and something else", "something else", "the candidate's stack"],
 )
 def test_only_the_repair_itself_is_backed_off_when_it_is_refused(
-    in_virtual_time: Any, world: Any, a_plan: Call, refused: list[str], expected: list[float]
+    in_virtual_time: Any,
+    world: Any,
+    a_plan: Call,
+    refused: list[str],
+    record: StackRecord,
+    expected: list[float],
 ) -> None:
     world.failures = dict.fromkeys(refused, Rejected("never"))
-    plan = a_plan(STOP, CreateStack(record=RECORD, replicas=1), status=NOT_READY, requeue=5)
+    plan = a_plan(STOP, CreateStack(record=record, replicas=1), status=NOT_READY, requeue=5)
     assert passes(in_virtual_time, world, [plan], until_s=40) == pytest.approx(expected)
 
 

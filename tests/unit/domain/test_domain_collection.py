@@ -17,7 +17,7 @@ from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.history import promoted_records
 from retrieval_operator.domain.identity import revision_hash
-from retrieval_operator.domain.observed import Observed
+from retrieval_operator.domain.observed import Observed, Problem
 from retrieval_operator.domain.plan import Action, StartWorkload, StopWorkload, TagRun
 from retrieval_operator.domain.simulate import Outcome, World, run_until_settled, with_status
 from retrieval_operator.domain.simulated_reports import passing_report
@@ -281,6 +281,25 @@ class Disturbance:
     status_lost: bool = False
     registry_away: bool = False
     without_time: bool = False
+
+
+@pytest.mark.parametrize("unknown", [True, False], ids=["not known", "known"])
+def test_no_file_goes_while_it_is_not_known_what_a_stack_needs(make: Make, unknown: bool) -> None:
+    """A stack whose record cannot be read may run on a bundle that nobody else remembers."""
+    world = Disk()
+    model = live_through(make, world, "1234", revisionHistoryLimit=5)
+    model = make({"spec.data.revision": "4", "spec.revisionHistoryLimit": 1}, status=model.status, generation=9)
+    problem, before = (
+        Problem(dependency="address", message="a record", holds_back=False, keeps_files=True),
+        set(world.files),
+    )
+    for _ in range(20):
+        world.tick(60)
+        plan = decide(model, replace(world.observe(), problems=(problem,) if unknown else ()), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+    assert (world.files == before) is unknown
 
 
 disturbances = st.builds(

@@ -281,13 +281,18 @@ def test_the_former_stack_outlives_the_connections_that_its_own_servers_allow(ma
     stack = world.stacks[former]
     record = stack.record.model_copy(update={"serving": {"connectionAgeSeconds": 600}})
     world.stacks[former] = replace(stack, record=record)
-    changes = {"spec.data.revision": "2", "spec.rollback.windowSeconds": 0, "spec.serving.connectionAgeSeconds": 20}
-    short = make(changes, status=model.status, generation=3)
-    for seconds, is_removed in ((30, False), (599, False), (601, True)):
-        plan = decide(short, world.observe(), world.traffic.switched_at + seconds)
-        assert (DeleteStack(stack=former) in plan.actions) is is_removed, seconds
-        if seconds == 30:
-            assert plan.requeue_after_s is not None
+    for age in (20, 900):
+        changes = {
+            "spec.data.revision": "2",
+            "spec.rollback.windowSeconds": 0,
+            "spec.serving.connectionAgeSeconds": age,
+        }
+        edited = make(changes, status=model.status, generation=3)
+        for seconds, is_removed in ((30, False), (599, False), (601, True)):
+            plan = decide(edited, world.observe(), world.traffic.switched_at + seconds)
+            assert (DeleteStack(stack=former) in plan.actions) is is_removed, (age, seconds)
+            if not is_removed:
+                assert plan.requeue_after_s is not None and plan.requeue_after_s <= 600 - seconds
 
 
 def test_a_rollback_to_a_collected_stack_waits_for_its_server(make: Make, second_life: Call) -> None:

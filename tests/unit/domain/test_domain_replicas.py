@@ -113,6 +113,7 @@ def test_what_a_stack_lost_is_made_again(make: Make) -> None:
         pytest.param((1, 2), 3, 60, (3, 3), id="the bound was raised meanwhile"),
         pytest.param((3, 5), 3, 60, None, id="enough"),
         pytest.param((1, 5), 0, 60, None, id="the champion is down"),
+        pytest.param((5, 5), 6, 60, None, id="one more while a rolling change goes on"),
         pytest.param((1, 0), 3, 60, (3, 0), id="no autoscaler: the champion was given more"),
         pytest.param((1, 5), 3, 4000, None, id="after the window it goes"),
     ],
@@ -136,3 +137,15 @@ def test_while_the_champion_bakes_the_former_stack_can_carry_its_load(
     scales = [action for action in plan.actions if isinstance(action, ScaleStack)]
     wanted = [] if scaled is None else [ScaleStack(stack=former, replicas=scaled[0], max_replicas=scaled[1])]
     assert scales == wanted
+
+
+def test_servers_that_somebody_removed_from_the_former_stack_are_not_scaled(
+    make: Make, second_life: Callable[..., Any]
+) -> None:
+    """The port has nothing to scale then, and its refusal would end every pass."""
+    world = World()
+    status = second_life(world).status
+    former = world.traffic.previous
+    world.stacks[former] = replace(world.stacks[former], replicas=0, ready_replicas=0, complete=False)
+    plan = decide(make({"spec.data.revision": "2"}, status=status, generation=2), world.observe(), world.now)
+    assert not [action for action in plan.actions if isinstance(action, ScaleStack)]

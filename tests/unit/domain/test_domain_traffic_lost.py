@@ -76,6 +76,15 @@ def test_the_champion_gets_its_traffic_back_in_one_pass_and_nothing_is_made_or_r
     assert settled(model, world).status.address == address
 
 
+def test_the_traffic_comes_back_before_anything_that_may_be_refused(make: Make, live: Call) -> None:
+    """Another server needs KServe, and a finalizer the object; the address needs neither."""
+    world = World()
+    changes = {"spec.serving.replicas": {"min": 3}, "spec.deletionPolicy": "Delete"}
+    model = make(changes, status=live(world), generation=2)
+    lose_the_traffic(world)
+    assert isinstance(next_plan(model, world).actions[0], SwitchTraffic)
+
+
 def test_the_champion_that_comes_back_is_the_one_that_it_was(make: Make, live: Call) -> None:
     """Its promotion, its token and its history are those from before: its return is no promotion and no rollback."""
     world = World()

@@ -84,7 +84,7 @@ QUOTA = "pods is forbidden: exceeded quota: compute"
     ],
 )
 def test_these_stacks_have_not_failed(pods: list[Any], kserve: dict[str, Any], ready: int) -> None:
-    found = read_servers(pods, kserve, NOW)
+    found = read_servers(pods, kserve, NOW, {})
     assert (found.ready, found.failed) == (ready, "")
 
 
@@ -152,11 +152,11 @@ def test_these_stacks_have_failed_and_say_why(pods: list[Any], kserve: dict[str,
 def test_what_is_waited_for_is_said_and_does_not_change_with_every_try(
     pods: list[Any], kserve: dict[str, Any], words: str
 ) -> None:
-    found = read_servers(pods, kserve, NOW)
+    found = read_servers(pods, kserve, NOW, {})
     assert words in found.waits_for
     assert bool(found.waits_for) is bool(words)
     again = json.loads(json.dumps(pods).replace('"restartCount": 2', '"restartCount": 3'))
-    assert read_servers(again, kserve, NOW + 7).waits_for == found.waits_for
+    assert read_servers(again, kserve, NOW + 7, {}).waits_for == found.waits_for
 
 
 def test_a_lack_is_as_old_as_it_is_seen_whatever_it_is_called_and_forgotten_when_it_goes() -> None:
@@ -167,5 +167,11 @@ def test_a_lack_is_as_old_as_it_is_seen_whatever_it_is_called_and_forgotten_when
     assert lacking_since([], first, NOW + 40) == {}
 
 
+def test_a_pod_that_waited_for_a_node_has_its_minute_for_the_image_after_that() -> None:
+    without_node = pod(unscheduled="0/1 nodes are available")
+    since = lacking_since([without_node], {}, NOW)
+    assert lacking_since([pod(NO_IMAGE)], since, NOW + 600) == {"pod-1": NOW + 600}
+
+
 def test_nothing_at_all_is_nothing() -> None:
-    assert read_servers([], {}, NOW) == Servers(0)
+    assert read_servers([], {}, NOW, {}) == Servers(0)

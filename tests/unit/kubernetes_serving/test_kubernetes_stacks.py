@@ -181,10 +181,16 @@ def untold(cluster: Any) -> list[str]:
     return list(unreadable_stacks(cluster.world.cache, cluster.model))
 
 
+def damage(cluster: Any, name: str) -> None:
+    """Both copies of a stack's record."""
+    for kind in (SERVICE, POD_DISRUPTION_BUDGET):
+        cluster.world.change(kind, "tenant", name, DAMAGED)
+
+
 async def test_the_live_stacks_record_is_never_guessed(cluster: Any, record: Make) -> None:
     await cluster.stacks.create(cluster.model, record("s1"), 1)
     await cluster.switch(record("s1"))
-    cluster.world.change(SERVICE, "tenant", "feed-s1", DAMAGED)
+    damage(cluster, "feed-s1")
     with pytest.raises(Rejected, match=r"Service tenant/feed-s1.*retrieval-operator\.io/record"):
         await cluster.stacks.observe(cluster.model)
 
@@ -195,13 +201,24 @@ async def test_another_stack_whose_record_is_damaged_is_left_out_and_told(cluste
         await cluster.stacks.create(cluster.model, record(stack), 1)
     await cluster.switch(record("s1"))
     assert untold(cluster) == []
-    cluster.world.change(SERVICE, "tenant", "feed-s2", DAMAGED)
+    damage(cluster, "feed-s2")
     assert set(await cluster.stacks.observe(cluster.model)) == {"s1"}
     (sentence,) = untold(cluster)
     assert sentence.startswith("Service tenant/feed-s2 cannot be read: annotation retrieval-operator.io/record")
-    assert sentence.endswith("kubectl --namespace tenant delete services feed-s2")
-    cluster.world.remove(SERVICE, "tenant", "feed-s2")
-    assert not (await stack_of(cluster, "s2")).complete, "as the remedy promises"
+    words = "kubectl --namespace tenant delete services,poddisruptionbudgets,inferenceservices feed-s2"
+    assert sentence.endswith(words)
+    for kind in (SERVICE, POD_DISRUPTION_BUDGET, INFERENCE_SERVICE):
+        cluster.world.remove(kind, "tenant", "feed-s2")
+    assert untold(cluster) == [], "as the remedy promises"
+
+
+@pytest.mark.parametrize("kind", [SERVICE, POD_DISRUPTION_BUDGET], ids=str)
+async def test_one_of_two_copies_of_a_record_is_enough(cluster: Any, record: Make, kind: Any) -> None:
+    await cluster.stacks.create(cluster.model, record("s1"), 1)
+    await cluster.switch(record("s1"))
+    before = await stack_of(cluster)
+    cluster.world.change(kind, "tenant", "feed-s1", DAMAGED)
+    assert await stack_of(cluster) == before
     assert untold(cluster) == []
 
 
@@ -244,7 +261,8 @@ async def test_servers_that_nothing_has_the_record_of_are_told_with_the_remedy(
     assert await cluster.stacks.observe(cluster.model) == {}
     (sentence,) = untold(cluster)
     assert "tenant/feed-s1" in sentence
-    assert sentence.endswith("delete poddisruptionbudgets,inferenceservices feed-s1")
+    there = "poddisruptionbudgets,inferenceservices" if keeps_budget else "inferenceservices"
+    assert sentence.endswith(f"delete {there} feed-s1")
     going = {"metadata": {"finalizers": ["x/y"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
     cluster.world.change(INFERENCE_SERVICE, "tenant", "feed-s1", going)
     assert untold(cluster) == [], "KServe ends its pods"

@@ -106,6 +106,14 @@ async def test_a_selector_moved_by_hand_is_the_truth(live: Any, record: Make) ->
     assert (await live.traffic.observe(live.model)).live == record("s1")
 
 
+async def test_a_selector_that_somebody_moved_to_a_stack_without_its_service_is_read_by_its_budget(
+    live: Any, record: Make
+) -> None:
+    live.world.remove(SERVICE, "tenant", "feed-s2")
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"retrieval-operator.io/stack": "s2"}}})
+    assert (await live.traffic.observe(live.model)).live == record("s2")
+
+
 async def test_what_somebody_added_to_the_selector_goes_with_the_next_switch(live: Any, record: Make) -> None:
     live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"app": "typo"}}})
     await live.switch(record("s2"))

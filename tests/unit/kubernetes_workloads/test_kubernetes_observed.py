@@ -260,6 +260,18 @@ async def test_a_training_that_a_queue_holds_or_has_just_let_go_is_not_overdue(s
     assert overdue(world, now)
 
 
+async def test_a_training_that_a_queue_let_go_and_whose_pods_are_refused_is_overdue_since_then(started, world, now):
+    """It never got a start, and would keep its place in the queue for ever."""
+    await started("PyTorchJob")
+    now[0] += 7 * DEADLINE_S
+    resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": rfc3339(now[0])}
+    world.change(PYTORCH_JOB, "search", NAME, {"status": {"conditions": [resumed]}})
+    now[0] += DEADLINE_S + 179
+    assert not overdue(world, now)
+    now[0] += 1
+    assert overdue(world, now)
+
+
 async def test_a_job_is_left_to_its_own_controller(started, world, now):
     await started()
     world.start_job("search", NAME)

@@ -13,6 +13,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     NAMESPACE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
+    POD_DISRUPTION_BUDGET,
     PYTORCH_JOB,
     SERVICE,
 )
@@ -414,9 +415,10 @@ async def test_a_stack_whose_record_is_damaged_is_told_and_holds_nothing_back(su
     world.run_pod("search", server)
     assert await told(surroundings, model) == {}
     damaged = {"metadata": {"annotations": {"retrieval-operator.io/record": "{"}}}
-    world.change(SERVICE, "search", "feed-s-1", damaged)
+    for kind in (SERVICE, POD_DISRUPTION_BUDGET):
+        world.change(kind, "search", "feed-s-1", damaged)
     (problem,) = await surroundings.problems(model)
-    assert (problem.dependency, problem.holds_back) == ("address", False)
+    assert (problem.dependency, problem.holds_back, problem.keeps_files) == ("address", False, True)
     assert problem.message.startswith("Service search/feed-s-1 cannot be read")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,24 @@ def test_a_build_that_was_cut_leaves_nothing_that_looks_finished_and_is_continue
     FAILING.clear()
     cache.build(say=quiet)
     assert compiler == ["first", "second", "second"]
+
+
+def test_whether_it_can_be_built_here_is_asked_when_no_other_build_takes_space(
+    tmp_path: Path, modules: tuple[Module, ...], compiler: list[str]
+) -> None:
+    cache = Binaries(tmp_path / "cache", modules)
+
+    def no_space(kept: Binaries) -> None:
+        with (tmp_path / "cache" / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if kept.missing():
+            raise NotRun("no space")
+
+    with pytest.raises(NotRun):
+        cache.build(say=quiet, check=no_space)
+    assert compiler == []
+    cache.build(say=quiet)
+    cache.build(say=quiet, check=no_space)
 
 
 def test_a_module_that_changes_does_not_rebuild_the_others(

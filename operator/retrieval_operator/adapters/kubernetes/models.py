@@ -5,7 +5,6 @@ Objects are read from the cache. The status is written by server-side apply, who
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -15,21 +14,16 @@ from retrieval_operator.adapters.kubernetes.api import STATUS_MANAGER, Kubernete
 from retrieval_operator.adapters.kubernetes.cache import Cache
 from retrieval_operator.adapters.kubernetes.events import EventRecorder
 from retrieval_operator.adapters.kubernetes.kinds import RETRIEVAL_MODEL, Object
-from retrieval_operator.api.conditions import Condition, ConditionType, Reason
+from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.constants import FINALIZER
-from retrieval_operator.api.objects import InvalidManifest, RetrievalModel, parse_manifest
+from retrieval_operator.api.objects import InvalidManifest, RetrievalModel, parse_stored
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.api.wire import from_wire, to_wire
 from retrieval_operator.domain.conditions import not_looked_after
-from retrieval_operator.domain.context import cut
 from retrieval_operator.domain.plan import EmitEvent
 from retrieval_operator.ports import Gone, Rejected, Stale
 
 log = structlog.get_logger(__name__)
-
-# What only a calendar and a list of time zones can check; the definition lets mistakes through. Nothing else of an
-# object depends on it.
-_TIMES = (("data", "schedule"), ("data", "timeZone"), ("index", "refresh", "schedule"))
 
 
 class KubernetesModelStore:
@@ -40,7 +34,6 @@ class KubernetesModelStore:
         self._cache = cache
         self._clock = clock
         self._events = EventRecorder(api, instance)
-        self._left_out: dict[str, list[str]] = {}  # by key, what is wrong with schedules that were left out
 
     async def keys(self) -> Sequence[str]:
         return sorted(key_of(obj) for obj in self._cache.all(RETRIEVAL_MODEL))
@@ -51,30 +44,18 @@ class KubernetesModelStore:
         Raises Rejected for one that this operator cannot read: another version of the definition let it in. Its status
         then says so, and everything that runs for it is left as it is.
         """
-        self._left_out.pop(key, None)
         obj = self._seen(key)
         if obj is None:
             return None
         try:
-            model, problems = _read(obj, key)
+            model = parse_stored(obj, key)
         except InvalidManifest as error:
             await self._stall(obj, error)
             raise Rejected(str(error)) from error
-        status = read_status(obj)
-        if problems:
-            self._left_out[key] = problems
-            # A phase that no pass finds: each ends in `write_status`, which says what was left out.
-            status = status.model_copy(update={"phase": ""})
-        return model.model_copy(update={"status": status})
+        return model.model_copy(update={"status": read_status(obj)})
 
     async def write_status(self, model: RetrievalModel, status: RetrievalModelStatus) -> None:
-        """Replace the status. When schedules were left out it says so, and is sent only when that is new."""
-        obj = self._current(model)
-        if model.key in self._left_out:
-            told = _without_schedules(status, read_status(obj), self._left_out[model.key], self._clock())
-            await self._write_if_new(obj, told)
-        else:
-            await self._write_status(obj, status)
+        await self._write_status(self._current(model), status)
 
     async def emit(self, model: RetrievalModel, event: EmitEvent, now: int) -> None:
         await self._events.record(self._current(model), event, now)
@@ -109,10 +90,7 @@ class KubernetesModelStore:
         before = read_status(obj)
         message = _sentence(obj, before, error)
         status = not_looked_after(before, generation, Reason.INVALID_SPEC, message, self._clock())
-        await self._write_if_new(obj, status)
-
-    async def _write_if_new(self, obj: Object, status: RetrievalModelStatus) -> None:
-        if status.document() != read_status(obj).document():
+        if status.document() != before.document():
             await self._write_status(obj, status)
 
     def _seen(self, key: str) -> Object | None:
@@ -141,52 +119,6 @@ def read_status(obj: Object) -> RetrievalModelStatus:
     except ValidationError as error:
         log.warning("status ignored: it cannot be read and will be written anew", object=key_of(obj), error=str(error))
         return RetrievalModelStatus()
-
-
-def _read(obj: Object, key: str) -> tuple[RetrievalModel, list[str]]:
-    """The object, and what is wrong with its schedules if they had to be left out.
-
-    A typing error in one must not end the care for what serves. Raises InvalidManifest when more than that is wrong.
-    """
-    try:
-        return parse_manifest(obj, key), []
-    except InvalidManifest as error:
-        try:
-            model = parse_manifest(_timeless(obj), key)
-        except InvalidManifest:
-            raise error from None
-        is_deleted = "deletionTimestamp" in obj["metadata"]  # it has no more need of a schedule
-        return model, [] if is_deleted else error.problems
-
-
-def _timeless(obj: Object) -> Object:
-    """A copy without schedules and time zone."""
-    copied = copy.deepcopy(obj)
-    for *parents, leaf in _TIMES:
-        section = copied.get("spec")
-        for name in parents:
-            section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.pop(leaf, None)
-    return copied
-
-
-def _without_schedules(
-    status: RetrievalModelStatus, before: RetrievalModelStatus, problems: list[str], now: int
-) -> RetrievalModelStatus:
-    """What a pass found, Stalled in place of Reconciling: a person has to mend the schedules."""
-    was = next((condition for condition in before.conditions if condition.type is ConditionType.STALLED), None)
-    stalled = Condition(
-        type=ConditionType.STALLED,
-        status="True",
-        reason=Reason.INVALID_SPEC,
-        message=cut(f"no schedule runs until it is corrected, everything else goes on: {'; '.join(problems)}"),
-        observed_generation=status.observed_generation,
-        last_transition_time=was.last_transition_time if was else now,
-    )
-    gone = {ConditionType.STALLED, ConditionType.RECONCILING}
-    others = [condition for condition in status.conditions if condition.type not in gone]
-    return status.model_copy(update={"conditions": [*others, stalled], "phase": "Stalled"})
 
 
 def _sentence(obj: Object, status: RetrievalModelStatus, error: InvalidManifest) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from retrieval_operator.adapters.kubernetes.cache import Cache
 from retrieval_operator.adapters.kubernetes.children import seconds
@@ -28,7 +27,6 @@ _RESTARTS_LIMIT = 4
 # A registry that stumbles, a Secret that is made a moment later, a quota that is freed by what just ends: the kubelet
 # and the ReplicaSet try again within it (after 10 s and 20 s). A gut feeling.
 _GRACE_S = 60
-_NEW: Mapping[str, int] = MappingProxyType({})
 # Reasons of PredictorReady: the ReplicaSet may not make pods (quota, PodSecurity), or KServe not the Deployment.
 _REFUSED = frozenset({"FailedCreate", "ReconcileFailed"})
 _WORDS_MAX_CHARS = 256  # of a program's last words: they share a sentence with how it ended
@@ -57,15 +55,13 @@ class Servers:
 def lacking_since(pods: Iterable[Object], before: Mapping[str, int], now: int) -> dict[str, int]:
     """Since when each pod that lacks something is seen to lack it, by its UID; `before` is what was known so far.
 
-    Whatever it lacks: the kubelet calls one lack by several names in turn.
+    Whatever it lacks: the kubelet calls one lack by several names in turn. One without a node waits for something else.
     """
-    lacking = (pod["metadata"]["uid"] for pod in pods if first_lack([pod]) is not None)
+    lacking = (pod["metadata"]["uid"] for pod in pods if containers(pod) and first_lack([pod]) is not None)
     return {uid: before.get(uid, now) for uid in lacking}
 
 
-def read_servers(
-    pods: Iterable[Object], inference_service: Object, now: int, lacking: Mapping[str, int] = _NEW
-) -> Servers:
+def read_servers(pods: Iterable[Object], inference_service: Object, now: int, lacking: Mapping[str, int]) -> Servers:
     """`pods` are the stack's; those that are going or gone do not count. `now` in seconds since the epoch.
 
     `lacking` is what `lacking_since` found; a pod that is not in it lacks what it lacks since now.

@@ -86,6 +86,20 @@ def read_record(holder: Object) -> StackRecord:
         raise Rejected(f"{_shown(holder)} cannot be read: annotation {RECORD_ANNOTATION}, {problem}") from error
 
 
+def record_of(service: Object | None, budget: Object | None) -> StackRecord | None:
+    """What a stack is, by its Service, else by the copy on its budget; None without either. Raises as read_record."""
+    problem: Rejected | None = None
+    for holder in (service, budget):
+        try:
+            if holder is not None:
+                return read_record(holder)
+        except Rejected as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return None
+
+
 def selected_stack(service: Object) -> str:
     """The stack that the Service sends new connections to, "" for none that can be told."""
     return str(service["spec"].get("selector", {}).get(LABEL_STACK, ""))

@@ -4,7 +4,8 @@ Created in this order, each once, and removed in the reverse one, so that whatev
 a creation or removal that was cut shows as a stack that is not `complete`, and is done again. So does a stack whose
 Service somebody deleted: the disruption budget has a copy of the record.
 
-A stack without a record that can be read is left out; what it is, nobody guesses. `unreadable_stacks` tells of it.
+A budget that an older operator made has no copy. A stack without a record that can be read is left out; what it is,
+nobody guesses. `unreadable_stacks` tells of it.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class KubernetesStacks:
     def _observed(
         self, record: StackRecord, parts: _Parts, pods: Sequence[Object], lacking: Mapping[str, int]
     ) -> StackObserved:
-        server, holder = parts[-1], _holder(parts)
+        server, holder = parts[-1], parts[0] or parts[1]
         assert holder is not None, "it had the record"
         staying = [part is not None and _stays(part) for part in parts]
         replicas, max_replicas = bounds_of(server) if server else (0, 0)
@@ -152,9 +153,8 @@ def unreadable_stacks(cache: Cache, model: RetrievalModel) -> Iterator[str]:
         try:
             _record(parts)
         except Rejected as error:
-            # Without its Service it is found by its budget, or told of once more.
-            removed = _PARTS[:1] if service is not None else _PARTS[1:]
-            what = f"{','.join(kind.plural for kind in removed)} {services.stack_name(model, stack)}"
+            there = ",".join(kind.plural for kind, part in zip(_PARTS, parts, strict=True) if part is not None)
+            what = f"{there} {services.stack_name(model, stack)}"
             remedy = f"kubectl --namespace {model.metadata.namespace} delete {what}"
             yield f"{error}; stack {stack} is left out: write its record anew, or {remedy}"
 
@@ -179,18 +179,13 @@ def _by_stack(cache: Cache, model: RetrievalModel, kind: Kind) -> dict[str, Obje
 
 def _record(parts: _Parts) -> StackRecord:
     """What the stack is. Raises Rejected when that cannot be read, or nothing says it any more."""
-    holder = _holder(parts)
-    if holder is None:
+    service, budget, _ = parts
+    record = services.record_of(service, budget)
+    if record is None:
         metadata = next(part for part in parts if part is not None)["metadata"]
         lost = f"Service {metadata['namespace']}/{metadata['name']}, which held the record of a stack"
         raise Rejected(f"{lost}, is gone")
-    return services.read_record(holder)
-
-
-def _holder(parts: _Parts) -> Object | None:
-    """The part that holds the record. A budget that an older operator made holds none; it is then read in vain."""
-    service, budget, _ = parts
-    return service or budget
+    return record
 
 
 def _stays(part: Object) -> bool:

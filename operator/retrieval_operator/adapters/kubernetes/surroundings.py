@@ -147,7 +147,7 @@ class KubernetesSurroundings:
 
     def _unreadable(self, model: RetrievalModel) -> Iterator[Problem]:
         for sentence in unreadable_stacks(self._cache, model):
-            yield Problem(dependency="address", message=sentence, holds_back=False)
+            yield Problem(dependency="address", message=sentence, holds_back=False, keeps_files=True)
 
     async def _refused(self, model: RetrievalModel) -> list[Problem]:
         """What the events say of pods that are not made, or do not start, for too long."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from retrieval_operator.adapters.kubernetes import children, services
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache, owner_uids
-from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, SERVICE, Kind, Object
+from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, POD_DISRUPTION_BUDGET, SERVICE, Kind, Object
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import StackRecord
 from retrieval_operator.domain.observed import TrafficObserved
@@ -101,11 +101,13 @@ def stable_service_of(cache: Cache, model: RetrievalModel) -> Object | None:
 
 
 def _record_of(cache: Cache, model: RetrievalModel, stable: Object, stack: str) -> StackRecord:
-    direct = _child(cache, SERVICE, model, services.stack_name(model, stack)) if stack else None
-    if direct is None:
+    name = services.stack_name(model, stack)
+    parts = [_child(cache, kind, model, name) if stack else None for kind in (SERVICE, POD_DISRUPTION_BUDGET)]
+    record = services.record_of(*parts)
+    if record is None:
         found = f"its selector names stack {stack!r}, of which nothing is known"
         raise services.unreadable(stable, found, "set its selector to a stack that runs (kubectl get isvc)")
-    return services.read_record(direct)
+    return record
 
 
 def _runs(cache: Cache, model: RetrievalModel, stack: str) -> bool:

@@ -220,15 +220,16 @@ def is_overdue(obj: Object, now: int) -> bool:
     """Whether an attempt goes on that was to end long ago. Only a PyTorchJob: a Job's controller keeps its deadline.
 
     The training-operator gives a job its start only with its last pod, so one whose pods are refused never has any;
-    then its creation counts. Not while it is suspended, as by Kueue, nor until the training-operator has seen that it
-    is resumed: so long its start is an old one. A job that was ever suspended and then never got a start is not ended.
+    then its creation counts, or when it was resumed. Not while it is suspended, as by Kueue, nor until the
+    training-operator has seen that it is resumed: so long its start is an old one.
     """
     if obj["kind"] != PYTORCH_JOB.kind or has_ended(obj) or obj["spec"]["runPolicy"].get("suspend"):
         return False
-    suspended = condition(obj, "Suspended").get("status")
-    start = obj.get("status", {}).get("startTime") or ("" if suspended else obj["metadata"]["creationTimestamp"])
+    suspended = condition(obj, "Suspended")
+    resumed = suspended.get("lastTransitionTime") or obj["metadata"]["creationTimestamp"]
+    start = obj.get("status", {}).get("startTime") or resumed
     limit = obj["spec"]["runPolicy"].get("activeDeadlineSeconds")
-    if suspended == "True" or not start or limit is None:
+    if suspended.get("status") == "True" or limit is None:
         return False
     return now >= seconds(start) + int(limit) + _OVERDUE_AFTER_S
 

@@ -14,7 +14,7 @@ from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.kinds import RETRIEVAL_MODEL, Object
 from retrieval_operator.adapters.kubernetes.models import key_of
 from retrieval_operator.api.constants import KIND
-from retrieval_operator.api.objects import InvalidManifest, RetrievalModel, parse_manifest
+from retrieval_operator.api.objects import InvalidManifest, RetrievalModel, parse_stored
 from retrieval_operator.api.wire import from_wire
 from retrieval_operator.cli.shared import NotFound
 from retrieval_operator.ports import Gone
@@ -92,7 +92,7 @@ async def find_all(place: Place, names: Sequence[str]) -> tuple[list[RetrievalMo
 def read(obj: Object) -> RetrievalModel:
     """The object with its status. Raises InvalidManifest."""
     key = key_of(obj)
-    model = parse_manifest(obj, key)
+    model = parse_stored(obj, key)
     try:
         return model.model_copy(update={"status": from_wire(obj.get("status") or {})})
     except ValidationError as error:

@@ -148,7 +148,7 @@ def test_of_a_pod_is_kept_what_is_read_and_not_what_it_was_made_from(phase: str,
         lambda pod: first_failure([pod]),
         lambda pod: first_lack([pod]),
         lambda pod: image_digest([pod], "main"),
-        lambda pod: read_servers([pod], {}, NOW),
+        lambda pod: read_servers([pod], {}, NOW, {}),
     ]
     for read in readers:
         assert read(kept) == read(whole)

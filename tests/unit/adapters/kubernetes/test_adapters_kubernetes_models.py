@@ -171,39 +171,19 @@ BROKEN_TIMES = {
 
 @pytest.mark.parametrize("title", BROKEN_TIMES)
 async def test_what_serves_is_looked_after_while_only_a_schedule_cannot_be_read(store: Store, title: str) -> None:
+    """The conditions tell people (tests/unit/domain/test_domain_left_out.py)."""
     patch, words = BROKEN_TIMES[title]
     edit = {"data": {"schedule": "0 3 * * *"}} if "imported" not in title else {}
     store.world.change(*ADDRESS, {"spec": edit})
     store.world.change(*ADDRESS, {"spec": patch})
-    generation = store.stored()["metadata"]["generation"]
     model = await store.model()
     data, refresh = model.spec.data, model.spec.index.refresh
     assert (data.schedule, data.time_zone, refresh.schedule) == (None, "UTC", None)
-    await store.store.write_status(model, serving(store.now, generation=generation))
-    said = store.conditions()
-    assert said["Ready"]["status"] == "True"
-    assert (said["Stalled"]["reason"], said["Stalled"]["observedGeneration"]) == ("InvalidSpec", generation)
-    assert "no schedule runs until it is corrected, everything else goes on: " in said["Stalled"]["message"]
-    assert words in said["Stalled"]["message"]
-    assert "Reconciling" not in said
-    assert store.stored()["status"]["phase"] == "Stalled"
-
-
-async def test_a_schedule_that_cannot_be_read_is_told_once_and_until_it_is_mended(store: Store) -> None:
-    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Atlantis"}}})
-    found = serving(store.now, generation=2)
-    for _ in range(3):
-        model = await store.model()
-        assert model.status.document() != found.document(), "or the controller would not write it"
-        await store.store.write_status(model, found)
-        store.now += 60
-    writes = [request for request in store.world.requests if request[:2] == ("patch", "RetrievalModel")]
-    assert len(writes) == 1
-    store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Berlin"}}})
-    model = await store.model()
-    await store.store.write_status(model, serving(store.now, generation=3))
-    assert model.spec.data.time_zone == "Europe/Berlin"
-    assert "Stalled" not in store.conditions()
+    [problem] = model.left_out
+    assert words in problem
+    assert model.spec.data.uri == store.stored()["spec"]["data"]["uri"]
+    store.world.change(*ADDRESS, {"spec": {"data": {"schedule": None, "timeZone": None}, "index": {"refresh": None}}})
+    assert (await store.model()).left_out == ()
 
 
 async def test_a_schedule_beside_something_else_that_cannot_be_read_is_told_with_it(store: Store) -> None:
@@ -225,9 +205,7 @@ async def test_an_object_that_is_being_deleted_needs_no_schedule(store: Store) -
     await store.store.set_finalizer(await store.model(), True)
     store.world.change(*ADDRESS, {"spec": {"data": {"timeZone": "Europe/Atlantis"}}})
     store.world.remove(*ADDRESS)
-    model = await store.model()
-    await store.store.write_status(model, serving(store.now))
-    assert "Stalled" not in store.conditions()
+    assert (await store.model()).left_out == ()
 
 
 async def test_a_stalled_object_is_written_once_and_is_well_again_once_it_is_corrected(store: Store) -> None:
