@@ -40,7 +40,7 @@ def test_its_page_in_mlflow_asks_and_has_the_numbers(approval: Approval) -> None
     assert tags(approval.asked)["retrieval.awaiting_approval"] == candidate["approvalToken"]
     [gate] = candidate["gates"]
     assert gate["gate"] in approval.asked["description"], approval.asked["description"]
-    assert f"{gate['value']:.3f}" in approval.asked["description"], approval.asked["description"]
+    assert f"{gate['value']:.4f}" in approval.asked["description"], approval.asked["description"]
 
 
 def test_an_approval_of_another_verdict_counts_for_nothing(approval: Approval) -> None:
