@@ -156,7 +156,8 @@ def _last_words(place: Place, key: str) -> tuple[int, str]:
 
 
 def _waits_for_mlflow(found: Object) -> bool:
-    return condition(found, "Promoted").get("reason") == "RegistryUnavailable"
+    is_missed = condition(found, "DependenciesReady").get("reason") == "RegistryUnavailable"
+    return is_missed and "waiting for MLflow" in condition(found, "Promoted").get("message", "")
 
 
 def _children(place: Place) -> dict[str, tuple[str, Any]]:
