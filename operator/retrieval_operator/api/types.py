@@ -29,7 +29,7 @@ from pydantic.alias_generators import to_camel
 # infinities: the API server reads the same strings as numbers (CEL `double`) and knows no other decimal.
 DECIMAL_PATTERN = r"^-?([0-9]{1,6}(\.[0-9]{1,12})?|[0-9]{1,3}(\.[0-9]{1,3})?[eE]-[1-9])$"
 WIRE = "wire"  # the serialisation context in which times are RFC 3339 strings (wire.py)
-CRON_PATTERN = r"^[0-9A-Za-z*?,/#-]+( +[0-9A-Za-z*?,/#-]+){4}$"  # five fields; CronSim would take seconds as well
+_FIVE_FIELDS = r"^[0-9A-Za-z*?,/#-]+( +[0-9A-Za-z*?,/#-]+){4}$"  # CronSim would take seconds as well
 CREDENTIALS_PATTERN = "://[^/]*@"  # anywhere: fsspec chains URIs, as in zip://part::s3://user:secret@host
 LATEST_TIME = 253_402_300_799  # 9999-12-31T23:59:59Z: RFC 3339 has no later year
 
@@ -79,7 +79,7 @@ def _plain(value: Decimal) -> str:
 
 def _is_cron(value: str) -> str:
     expected = 'is not a cron expression; expected five fields such as "0 3 * * *"'
-    if not re.fullmatch(CRON_PATTERN, value):
+    if not re.fullmatch(_FIVE_FIELDS, value):
         raise ValueError(f"{value!r} {expected}")
     try:
         CronSim(value, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))

@@ -84,9 +84,8 @@ def former_upkeep(context: Context) -> tuple[Action, ...]:
     former, live = (context.observed.stacks.get(stack) for stack in (context.observed.traffic.previous, champion.stack))
     if former is None or live is None or not former.complete:
         return ()
-    wanted = min(
-        live.ready_replicas, max(live.replicas, live.max_replicas)
-    )  # a rolling change has one more for a while
+    most_asked_for = max(live.replicas, live.max_replicas)  # a rolling change has one more for a while
+    wanted = min(live.ready_replicas, most_asked_for)
     if former.replicas >= wanted:
         return ()
     most = former.max_replicas and max(former.max_replicas, wanted)

@@ -51,6 +51,11 @@ async def create_once(api: KubernetesApi, cache: Cache, model: RetrievalModel, o
     raise taken(model, existing)
 
 
+def is_going(obj: Object) -> bool:
+    """Whether it is being deleted: it is there until its finalizers, dependents or grace are done."""
+    return "deletionTimestamp" in obj["metadata"]
+
+
 def taken(model: RetrievalModel, existing: Object) -> Retryable | Rejected:
     """Why a child of the object cannot have the name that this one has."""
     metadata = existing["metadata"]

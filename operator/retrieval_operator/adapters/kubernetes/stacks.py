@@ -121,7 +121,7 @@ class KubernetesStacks:
     ) -> StackObserved:
         server, holder = parts[-1], parts[0] or parts[1]
         assert holder is not None, "it had the record"
-        staying = [part is not None and _stays(part) for part in parts]
+        staying = [part is not None and not children.is_going(part) for part in parts]
         replicas, max_replicas = bounds_of(server) if server else (0, 0)
         # What is going is not ready, whatever its pods say for a moment more.
         own = _made_for(server, pods) if server else []
@@ -148,7 +148,7 @@ def unreadable_stacks(cache: Cache, model: RetrievalModel) -> Iterator[str]:
     live = _live_stack(cache, model)
     for stack, parts in _parts(cache, model).items():
         service, _, server = parts
-        if stack == live or (service is None and (server is None or not _stays(server))):
+        if stack == live or (service is None and (server is None or children.is_going(server))):
             continue
         try:
             _record(parts)
@@ -186,10 +186,6 @@ def _record(parts: _Parts) -> StackRecord:
         lost = f"Service {metadata['namespace']}/{metadata['name']}, which held the record of a stack"
         raise Rejected(f"{lost}, is gone")
     return record
-
-
-def _stays(part: Object) -> bool:
-    return "deletionTimestamp" not in part["metadata"]
 
 
 def _made_for(service: Object, pods: Sequence[Object]) -> list[Object]:

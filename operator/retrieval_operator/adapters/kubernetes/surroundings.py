@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import filterfalse
 from typing import Any
 
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache
-from retrieval_operator.adapters.kubernetes.children import seconds, taken
+from retrieval_operator.adapters.kubernetes.children import is_going, seconds, taken
 from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
     INFERENCE_SERVICE,
@@ -170,9 +171,9 @@ class KubernetesSurroundings:
     def _servers(self, model: RetrievalModel) -> Iterator[tuple[Object, Iterable[Object]]]:
         """The InferenceServices of stacks that stay, each with those of its pods that do."""
         pods = pods_by_stack(self._cache, model)
-        for server in filter(_stays, self._cache.children(INFERENCE_SERVICE, model.metadata.uid)):
+        for server in filterfalse(is_going, self._cache.children(INFERENCE_SERVICE, model.metadata.uid)):
             stack = server["metadata"].get("labels", {}).get(LABEL_STACK)
-            yield server, filter(_stays, pods.get(stack, ()))
+            yield server, filterfalse(is_going, pods.get(stack, ()))
 
     def _stuck(self, attempt: Object) -> Iterator[str]:
         """UIDs of what events could explain: the attempt, when pods are missing; pods that wait for their volumes."""
@@ -227,10 +228,6 @@ def _claim_problem(what: str, claim: Object | None) -> Problem | None:
     if claim.get("status", {}).get("phase") == "Lost":
         return Problem(dependency="storage", message=f"{what} has lost its volume; restore it or name another one")
     return None
-
-
-def _stays(obj: Object) -> bool:
-    return "deletionTimestamp" not in obj["metadata"]
 
 
 def _wanted_pods(attempt: Object) -> int:

@@ -117,7 +117,7 @@ def _runs(cache: Cache, model: RetrievalModel, stack: str) -> bool:
     back: the stable Service selects the pods themselves.
     """
     server = _child(cache, INFERENCE_SERVICE, model, services.stack_name(model, stack))
-    return server is not None and "deletionTimestamp" not in server["metadata"]
+    return server is not None and not children.is_going(server)
 
 
 def _child(cache: Cache, kind: Kind, model: RetrievalModel, name: str) -> Object | None:

@@ -103,7 +103,7 @@ class KubernetesWorkloads:
 
     async def stop(self, model: RetrievalModel, name: str) -> None:
         for kind, obj in self._attempts(model, name):
-            if not (has_ended(obj) or _is_going(obj)):
+            if not (has_ended(obj) or children.is_going(obj)):
                 await self._api.patch(
                     kind,
                     model.metadata.namespace,
@@ -115,7 +115,7 @@ class KubernetesWorkloads:
     async def delete(self, model: RetrievalModel, name: str) -> None:
         """In the foreground: the record stays until its pods are gone, so that nothing follows while they may write."""
         for kind, obj in self._attempts(model, name):
-            if not _is_going(obj):
+            if not children.is_going(obj):
                 uid = obj["metadata"]["uid"]
                 await self._api.delete(kind, model.metadata.namespace, name, uid=uid, foreground=True)
 
@@ -205,10 +205,6 @@ def _is_ours(obj: Object) -> bool:
     labels = obj["metadata"].get("labels", {})
     known = labels.get(LABEL_STEP) in set(WorkloadStep) and LABEL_KEY in labels
     return known and str(labels.get(LABEL_ATTEMPT, "")).isdecimal()
-
-
-def _is_going(obj: Object) -> bool:
-    return "deletionTimestamp" in obj["metadata"]
 
 
 def has_ended(obj: Object) -> bool:
