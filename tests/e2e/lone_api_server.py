@@ -83,7 +83,7 @@ def _start(binaries: Path, home: Path, processes: ExitStack) -> Path:
         )
     )
     authority = home / "certificates" / "apiserver.crt"  # signed by itself when the server starts
-    _until(lambda: authority.exists() and _answers(f"{url}/readyz", authority), server, home / "kube-apiserver.log")
+    _until(lambda: _answers(f"{url}/readyz", authority), server, home / "kube-apiserver.log")
     return _write_kubeconfig(home / "kubeconfig", url, authority)
 
 
@@ -122,10 +122,11 @@ def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Pat
 
 
 def _answers(url: str, authority: Path | None = None) -> bool:
-    """Whether a GET is answered with 200."""
-    trust = ssl.create_default_context(cafile=str(authority)) if authority else None
+    """Whether a GET is answered with 200, by a server whose certificate is in the file `authority`, if one is named."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
     try:
+        # Whoever writes that file may be about to: until then it is not there, or empty (an SSLError is an OSError).
+        trust = ssl.create_default_context(cafile=str(authority)) if authority else None
         with urllib.request.urlopen(request, timeout=5, context=trust) as answer:
             return bool(answer.status == 200)
     except OSError:

@@ -1,4 +1,4 @@
-"""A loop whose clock jumps, the log of a test, ports that record every call, and decisions that follow a script."""
+"""A loop whose clock jumps, the log of a test, ports that record every call, decisions by a script, and a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 from controller_examples import NOW, RECORD, WORKLOAD
+from kubernetes_world import KubernetesWorld
+from mode_process import MODEL, Process
 
+from retrieval_operator import kubernetes_mode
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import RetrievalModelStatus, StackRecord
 from retrieval_operator.controller import Controller
@@ -176,6 +179,14 @@ class Recorder:
 @pytest.fixture
 def world(a_model: Callable[..., RetrievalModel]) -> RecordedWorld:
     return RecordedWorld(a_model())
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Process:
+    monkeypatch.setattr(kubernetes_mode, "_RETRY_S", 0)
+    world = KubernetesWorld(lambda: NOW)
+    world.put(MODEL)
+    return Process(world)
 
 
 @pytest.fixture(scope="session")
