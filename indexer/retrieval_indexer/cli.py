@@ -59,7 +59,7 @@ PreviousOption = Annotated[
 ]
 MembersOption = Annotated[bool, typer.Option("--members", help="Store member vectors, for retrieval by member id.")]
 ShardsOption = Annotated[int, typer.Option(help="How many shards the corpus is divided into.")]
-DeviceOption = Annotated[str, typer.Option(help="torch device that encodes.")]
+DeviceOption = Annotated[str, typer.Option(help="torch device that encodes.", envvar="DEVICE")]
 
 
 def build_request(

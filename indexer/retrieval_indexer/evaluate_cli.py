@@ -75,7 +75,7 @@ def run(
     min_samples: Annotated[int, typer.Option(help="Members below which the table warns.")] = 300,
     pools: PoolsOption = None,
     cache: CacheOption = None,
-    device: Annotated[str, typer.Option(help="torch device that encodes.")] = "cpu",
+    device: Annotated[str, typer.Option(help="torch device that encodes.", envvar="DEVICE")] = "cpu",
 ) -> None:
     """Evaluate a candidate, beside a champion and baselines, on the same held-out members.
 

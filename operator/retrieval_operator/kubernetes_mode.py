@@ -267,7 +267,7 @@ async def cluster_ports(mode: KubernetesMode) -> AsyncIterator[Ports]:
             models=mode.models,
             workloads=KubernetesWorkloads(api, cache, now, images=images, reporting=reporting),
             stacks=KubernetesStacks(api, cache, now, images=images),
-            traffic=KubernetesTraffic(api, cache),
+            traffic=KubernetesTraffic(api, cache, now),
             registry=registry,
             surroundings=KubernetesSurroundings(api, cache, now),
         )

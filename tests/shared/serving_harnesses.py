@@ -74,7 +74,7 @@ class KubernetesServing:
         self.model = in_cluster(self.world, manifest())
         images = {"encoderServer": "server:test"}
         self.stacks = KubernetesStacks(self.world.api, self.world.cache, lambda: NOW, images=images)
-        self.traffic = KubernetesTraffic(self.world.api, self.world.cache)
+        self.traffic = KubernetesTraffic(self.world.api, self.world.cache, lambda: NOW)
 
     async def become_ready(self, stack: str) -> None:
         wanted = (await self.stacks.observe(self.model))[stack].replicas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -29,12 +30,19 @@ class InvalidManifest(ValueError):
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
 
 
-def _requests_are_short(annotations: dict[str, str]) -> dict[str, str]:
-    """A request ends up in hashes, names and the status. The API server cannot check annotations."""
-    for key, value in annotations.items():
-        if key.startswith(f"{GROUP}/") and len(value) > REQUEST_MAX_CHARS:
-            raise ValueError(f"found {len(value)} characters in {key}, expected at most {REQUEST_MAX_CHARS}")
-    return annotations
+def _with_short_requests(annotations: dict[str, str]) -> dict[str, str]:
+    """A request ends up in the status, and the API server cannot bound annotations: a digest stands for a long one.
+
+    Refusing it would stop the care for what serves; a digest is still another one for each other text.
+    """
+    return {key: _short(value) if key.startswith(f"{GROUP}/") else value for key, value in annotations.items()}
+
+
+def _short(request: str) -> str:
+    if len(request) <= REQUEST_MAX_CHARS:
+        return request
+    digest = f"...sha256:{hashlib.sha256(request.encode()).hexdigest()}"
+    return request[: REQUEST_MAX_CHARS - len(digest)] + digest
 
 
 class Metadata(BaseModel):
@@ -49,7 +57,7 @@ class Metadata(BaseModel):
     resource_version: str = ""
     creation_timestamp: Time = 0
     deletion_timestamp: Time | None = None
-    annotations: Annotated[dict[str, str], AfterValidator(_requests_are_short)] = Field(default_factory=dict)
+    annotations: Annotated[dict[str, str], AfterValidator(_with_short_requests)] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     finalizers: list[str] = Field(default_factory=list)
 

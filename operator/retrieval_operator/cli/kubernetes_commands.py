@@ -1,4 +1,4 @@
-"""The commands for a cluster that no person types: the chart's hooks run them."""
+"""The commands of the chart's hooks, and of an administrator where these could not run."""
 
 from __future__ import annotations
 

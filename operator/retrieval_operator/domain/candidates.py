@@ -8,6 +8,7 @@ from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATIO
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, CandidateKind, Champion, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
+from retrieval_operator.domain.commands import imported_by
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.history import REFUSING, is_unknown, newest, refusal, retry_of, retry_was_handled
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
@@ -66,7 +67,7 @@ def _due(context: Context, expression: str | None, after: int) -> str:
     return due_slot(
         expression,
         data.time_zone,
-        after=min(after, context.now),  # a slot from a clock that was ahead does not hold up those that come
+        after=after,  # of a clock that was ahead: until then no slot is due
         now=context.now,
         starting_deadline_s=data.starting_deadline_seconds,
     )
@@ -137,14 +138,14 @@ def asks_for_revision(context: Context, champion: Champion) -> bool:
 
 def asks_for_generation(context: Context, champion: Champion) -> bool:
     """Whether the spec asks for the champion's index generation: whatever else is wanted then, a schedule asked."""
-    return champion.generation_key == generation_key(context.spec, champion.bundle_id, champion.refresh_slot)
+    return champion.generation_key == _key_of(context, champion, champion.refresh_slot)
 
 
 def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
     champion = context.champion
     if champion is None:
         return None
-    key = generation_key(context.spec, champion.bundle_id, taken.refresh)
+    key = _key_of(context, champion, taken.refresh)
     if champion.generation_key == key:
         return None
     kind = CandidateKind.REFRESH
@@ -194,7 +195,13 @@ def _asks_for_the_same(context: Context, taken: Slots, kind: CandidateKind, reco
         return False
     if kind is CandidateKind.SERVING:
         return record.serving_hash == serving_hash(context.spec)
-    return record.generation_key == generation_key(context.spec, record.bundle_id, taken.refresh)
+    return record.generation_key == _key_of(context, record, taken.refresh)
+
+
+def _key_of(context: Context, stack: StackRecord | Champion, refresh_slot: str) -> str:
+    """The index generation that the manifest wants of this stack's bundle."""
+    imported = imported_by(context.model, stack.bundle_uri, stack.revision)
+    return generation_key(context.spec, stack.bundle_id, refresh_slot, imported)
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:

@@ -182,12 +182,13 @@ def settle(context: Context) -> Settled:
 def _is_recorded(history: list[HistoryEntry], champion: Champion, former: Champion | None) -> bool:
     """Nothing moved since the last status, or the last status was lost but the history holds this promotion."""
     if former is not None:
-        return (former.stack, former.revision, former.promoted_at) == (
-            champion.stack,
-            champion.revision,
-            champion.promoted_at,
-        )
+        return _promotion(former) == _promotion(champion)
     return any(entry.at == champion.promoted_at and entry.outcome == "Promoted" for entry in history)
+
+
+def _promotion(champion: Champion) -> tuple[str, str, str, int]:
+    """A retraining, or a refresh, that gave the same bundle and index again leaves stack and moment as they were."""
+    return champion.stack, champion.revision, champion.generation_key, champion.promoted_at
 
 
 def _was_promoted(history: list[HistoryEntry], champion: Champion) -> bool:
@@ -260,14 +261,18 @@ def _former_record(context: Context, stack: str) -> StackRecord | None:
 
 
 def rollback_actions(context: Context) -> tuple[Action, ...]:
-    """Switch back now: asked for and the target runs, or a bake check failed and the former stack runs."""
+    """Switch back now: asked for and the target runs, or a bake check failed and the former stack runs.
+
+    A request whose target is still being made ready, or cannot be, keeps nobody from the stack that runs.
+    """
     champion = context.champion
     if champion is None:
         return ()
     request = requested_rollback(context)
     if request is not None:
         stack = context.observed.stacks.get(request.target.stack)
-        return _switch_back(context, champion, stack.record, "asked for") if stack and stack.is_ready else ()
+        if stack is not None and stack.is_ready:
+            return _switch_back(context, champion, stack.record, "asked for")
     if not context.spec.rollback.automatic or context.now >= champion.baking_until:
         return ()
     former = context.observed.stacks.get(context.observed.traffic.previous)
@@ -286,17 +291,19 @@ def _switch_back(context: Context, champion: Champion, record: StackRecord, why:
 
 
 def regained_traffic(context: Context) -> tuple[Action, ...]:
-    """Nothing points at the champion any more: point at it again, as soon as its stack can answer.
+    """Nothing points at the champion any more: point at it again, and make an address anew once its stack can answer.
 
-    Under the record that the traffic had: a retraining that gave the same bundle has moved it on from the stack's own.
+    An address that is there and leads nowhere serves nobody as it is, so it waits for nothing. Under the record that
+    the traffic had: a retraining that gave the same bundle has moved it on from the stack's own.
     """
     champion, traffic = context.champion, context.observed.traffic
     if champion is None or traffic.live is not None:
         return ()
     stack = context.observed.stacks.get(champion.stack)
-    if stack is None or not stack.complete or not stack.is_ready:
+    if stack is None or not stack.complete or not (stack.is_ready or traffic.address):
         return ()  # it is kept, or made again, by `upkeep`
-    message = f"the object's stable address was gone: traffic goes to stack {champion.stack} again"
+    what = "led nowhere" if traffic.address else "was gone"
+    message = f"the object's stable address {what}: traffic goes to stack {champion.stack} again"
     switch = SwitchTraffic(record=record_of_champion(champion), observed_version=traffic.version)
     return (switch, EmitEvent(type="Warning", reason=Reason.STACK_REPAIRED, message=message, of_action=True))
 

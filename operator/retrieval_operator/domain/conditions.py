@@ -105,6 +105,23 @@ def not_looked_after(
     return before.model_copy(update={"conditions": conditions, "observed_generation": generation, "phase": "Stalled"})
 
 
+def of_deletion(context: Context, stalled: Reason | None, why: str) -> list[Condition]:
+    """Of an object that goes: not Ready once nothing points at its stack any more, Stalled while its files cannot go.
+
+    What else was said before stays.
+    """
+    was = {condition.type: condition for condition in context.status.conditions}
+    said: dict[ConditionType, _Said] = {}
+    if context.observed.traffic.live is None:
+        said[ConditionType.READY] = _Said("False", Reason.DELETING, "being deleted, and nothing serves any more")
+    if stalled is not None:
+        said[ConditionType.STALLED] = _Said("True", stalled, why)
+    gone = {ConditionType.STALLED, ConditionType.RECONCILING, ConditionType.PROGRESSING}
+    types = [type_ for type_ in ConditionType if type_ in said or (type_ in was and type_ not in gone)]
+    generation = context.model.metadata.generation
+    return [_condition(generation, context.now, type_, said.get(type_), was.get(type_)) for type_ in types]
+
+
 def _condition(
     generation: int, now: int, type_: ConditionType, said: _Said | None, before: Condition | None
 ) -> Condition:

@@ -9,11 +9,12 @@ for else the namespace could never go. What lies on a claim of that namespace go
 
 from __future__ import annotations
 
-from retrieval_operator.api.conditions import Condition, ConditionType, Reason
+from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.constants import FINALIZER
 from retrieval_operator.domain import commands
 from retrieval_operator.domain.attempts import how_it_ended
 from retrieval_operator.domain.collection import next_attempt, withdrawals
+from retrieval_operator.domain.conditions import of_deletion
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.plan import (
     Action,
@@ -126,26 +127,8 @@ def _deleting(
             "observed_generation": context.model.metadata.generation,  # in a cluster a deletion is a new one
             "phase": "Deleting",
             "candidate": None,
-            "conditions": _conditions(context, stalled, why),
+            "address": context.observed.traffic.address,
+            "conditions": of_deletion(context, stalled, why),
         }
     )
     return Plan(actions=actions, status=status, requeue_after_s=requeue_after_s, why=why)
-
-
-def _conditions(context: Context, stalled: Reason | None, why: str) -> list[Condition]:
-    """What was said before, but for what cannot be true of an object that goes; Stalled while its files cannot go."""
-    gone = {ConditionType.STALLED, ConditionType.RECONCILING, ConditionType.PROGRESSING}
-    before = context.status.conditions
-    kept = [condition for condition in before if condition.type not in gone]
-    if stalled is None:
-        return kept
-    was = next((condition for condition in before if condition.type is ConditionType.STALLED), None)
-    said = Condition(
-        type=ConditionType.STALLED,
-        status="True",
-        reason=stalled,
-        message=cut(why),
-        observed_generation=context.model.metadata.generation,
-        last_transition_time=was.last_transition_time if was is not None else context.now,
-    )
-    return [*kept, said]

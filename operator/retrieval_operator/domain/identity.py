@@ -46,8 +46,12 @@ def revision_hash(spec: RetrievalModelSpec, slot: str) -> str:
     )
 
 
-def generation_key(spec: RetrievalModelSpec, bundle_id: str, refresh_slot: str) -> str:
-    """One serving index build: the bundle, the index settings, and which refresh asked for it."""
+def generation_key(spec: RetrievalModelSpec, bundle_id: str, refresh_slot: str, imported: str) -> str:
+    """One serving index build: the bundle, the index settings, and which refresh asked for it.
+
+    `imported` is the revision that imported the bundle, which then is the same over other data; "" for a training,
+    whose bundle the data have made.
+    """
     return digest(
         "generation",
         {
@@ -55,17 +59,22 @@ def generation_key(spec: RetrievalModelSpec, bundle_id: str, refresh_slot: str) 
             "index": _chosen(spec.index.explicit(), _GENERATION_FIELDS),
             "servedDimension": spec.model.served_dimension,
             "refresh": [spec.index.refresh.revision or "", refresh_slot],
+            **({"imported": imported} if imported else {}),
         },
     )
 
 
-def evaluation_generation_key(spec: RetrievalModelSpec, bundle_id: str, data_uri: str) -> str:
-    """One evaluation index build: the bundle over the corpus as of the start of this data's test split."""
+def evaluation_generation_key(spec: RetrievalModelSpec, bundle_id: str, data_uri: str, slot: str) -> str:
+    """One evaluation index build: the bundle over the corpus as of the start of this data's test split.
+
+    A schedule, or a person's counter, trains again under one `data.revision`, on what the URI holds by then; `slot` is
+    the one that did, "" for none.
+    """
     return digest(
         "evaluation-generation",
         {
             "bundle": bundle_id,
-            "data": [data_uri, spec.data.revision],
+            "data": [data_uri, spec.data.revision, *([slot] if slot else [])],
             "index": _chosen(spec.index.explicit(), _GENERATION_FIELDS),
             **_chosen(spec.model.explicit(), ("servedDimension",)),
         },

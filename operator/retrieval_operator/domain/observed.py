@@ -43,8 +43,9 @@ class StackObserved:
 class TrafficObserved:
     """The champion's truth: which stack new connections go to.
 
-    `live` None: nothing was promoted yet, or the address was removed by hand. `previous` is the stack that was live
-    before, "" for none. `switched_at` in seconds since the epoch. `version` guards the switch against a stale view.
+    `live` None: nothing was promoted yet, or somebody removed the address (then it is "") or made it lead nowhere.
+    `previous` is the stack that was live before, "" for none. `switched_at` in seconds since the epoch. `version`
+    guards the switch against a stale view.
     """
 
     live: StackRecord | None = None

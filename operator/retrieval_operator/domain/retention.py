@@ -103,7 +103,9 @@ def _evaluation_keys(
     reports = [registry.report(WorkloadStep.TRAIN, key) for key in keys]
     bundles = {record.bundle_id for record in records} | {str(report.get("id", "")) for report in reports if report}
     judged = [run for run in registry.runs.values() if run.step == WorkloadStep.INDEX_EVALUATION and run.report]
+    trained = [holder.slot for holder in (context.champion, context.status.candidate) if holder is not None]
+    uri, slots = context.spec.data.uri, {"", *trained}
     return {
         *(run.key for run in judged if run.report and run.report.get("bundleId") in bundles),
-        *(evaluation_generation_key(context.spec, bundle, context.spec.data.uri) for bundle in bundles),
+        *(evaluation_generation_key(context.spec, bundle, uri, slot) for bundle in bundles for slot in slots),
     }

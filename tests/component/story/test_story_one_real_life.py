@@ -6,6 +6,7 @@ attempts with their logs, processes.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import httpx
@@ -17,7 +18,7 @@ from retrieval_operator.api.status import Step
 pytestmark = [pytest.mark.component, pytest.mark.story, pytest.mark.timeout(1500)]
 
 # Small, and with 167 members to judge by: enough for a gate, and one training step takes 0.2 s on two cores.
-WORLD = ("--members", "800", "--items", "400", "--interactions", "12000", "--horizon-days", "28", "--seed", "3")
+WORLD = ("--members", "800", "--items", "400", "--interactions", "15000", "--horizon-days", "35", "--seed", "3")
 ONCE_EACH = {"train": 1, "idxeval": 1, "eval": 1, "index": 1, "verify": 1}
 # What a control plane may do that finds a settled object with its status gone: tell people, and repair what they read.
 HARMLESS = {"EmitEvent", "SetAlias", "TagRun", "DescribeVersion"}
@@ -85,7 +86,7 @@ class Record:
 
 def test_a_model_lives_through_everything_that_kills_its_control_plane(life) -> None:
     # Nothing is there but a feed and a manifest.
-    life.run("retrieval-data", "generate", str(life.root / "data"), *WORLD)
+    life.run("retrieval-data", "generate", str(life.root / "data"), *WORLD, "--days", "28")
     manifest = write_manifest(life)
     life.start_controller()
     assert "default/feed created" in life.local("apply", "-f", manifest)
@@ -136,6 +137,17 @@ def test_a_model_lives_through_everything_that_kills_its_control_plane(life) -> 
     assert len(life.attempts()) == len(ONCE_EACH)
     assert life.family("stacks/default/feed/*/replica-0") == server
     assert answer(status.address) == (champion.bundle_id, champion.generation_id)
+
+    # A week later other data lie in the same place, as a schedule would find them; who asks gets a model of these.
+    life.run("retrieval-data", "generate", str(life.root / "later"), *WORLD, "--days", "35")
+    shutil.rmtree(life.root / "data")
+    (life.root / "later").rename(life.root / "data")
+    life.local("retrain", "feed")
+    life.until("a model of the later data serves", lambda: life.model().status.champion.as_of > champion.as_of)
+    status = life.model().status
+    assert [entry.outcome for entry in status.history] == ["Promoted", "Promoted"]
+    assert status.history[0].gates[0].champion_value is not None, "the champion was measured over the later data, too"
+    assert answer(status.address) == (status.champion.bundle_id, status.champion.generation_id)
 
     # It goes, and leaves no process behind.
     life.local("delete", "feed", "--wait")

@@ -113,7 +113,7 @@ class Serving:
             self.cache.watch(kind)
         through = WriteThrough(api, self.cache)
         self.stacks = KubernetesStacks(through, self.cache, lambda: NOW, images={"encoderServer": "server:1"})
-        self.traffic = KubernetesTraffic(through, self.cache)
+        self.traffic = KubernetesTraffic(through, self.cache, lambda: NOW)
 
     async def version(self) -> str:
         return (await self.traffic.observe(self.model)).version

@@ -155,3 +155,17 @@ def test_a_manifest_survives_being_written_and_read() -> None:
     model = parse_manifest(changed({"spec.training": {"hyperparameters": {"learningRate": "0.0010"}}}), "feed.yaml")
     again = parse_manifest({**GOOD, "spec": model.spec.explicit()}, "again.yaml")
     assert again.spec == model.spec
+
+
+def test_a_request_of_any_length_is_one_and_each_text_another() -> None:
+    def request(text: str) -> str:
+        document = changed({"metadata.annotations": {"retrieval-operator.io/retry": text, "example.org/note": text}})
+        annotations = parse_manifest(document, "feed.yaml").metadata.annotations
+        assert annotations["example.org/note"] == text
+        return annotations["retrieval-operator.io/retry"]
+
+    assert request("again") == "again"
+    assert request("x" * 256) == "x" * 256
+    long = request("x" * 257)
+    assert len(long) == 256
+    assert long == request("x" * 257) != request("x" * 258)

@@ -102,7 +102,7 @@ class Cluster:
         self.world.add_predictor_pods(NAMESPACE, f"feed-{record.stack}", servers, ready=ready)
 
     def switch(self, record: StackRecord) -> None:
-        traffic = KubernetesTraffic(self.world.api, self.world.cache)
+        traffic = KubernetesTraffic(self.world.api, self.world.cache, lambda: self.now)
         version = self.do(traffic.observe(self.model)).version
         self.do(traffic.switch(self.model, record, version, self.now))
 

@@ -218,6 +218,65 @@ def test_an_imported_bundle_is_not_trained(make: Make) -> None:
     assert status.champion is not None and status.champion.bundle_uri == "/bundles/good/bundle"
 
 
+def test_an_imported_bundle_gets_another_index_with_other_data(make: Make) -> None:
+    """Its id stays, so nothing but the revision tells the indexes apart."""
+    world = World(outcomes=same_bundle)
+    imported = {"spec.model": {"bundleUri": "/bundles/good/bundle"}}
+    first = run_until_settled(make(imported), world)[-1][1].status.champion
+    newer = imported | {"spec.data.uri": "/data/two", "spec.data.revision": "2"}
+    model = with_status(make(newer, generation=2), run_until_settled(make(imported), world)[-1][1].status)
+    final = run_until_settled(model, world)[-1][1].status
+    assert first is not None and final.champion is not None
+    assert final.champion.bundle_id == first.bundle_id
+    assert (final.champion.data_uri, final.history[0].outcome) == ("/data/two", "Promoted")
+    assert final.champion.generation_key != first.generation_key
+    built = [spec.arguments for spec in world.specs.values() if spec.step == "index"]
+    assert ["/data/two" in arguments for arguments in built] == [False, True]
+    before = list(world.created)
+    run_until_settled(with_status(model, final), world)
+    assert world.created == before
+
+
+def test_a_refused_import_over_other_data_does_not_serve_as_a_refresh(make: Make) -> None:
+    def refused(workload: WorkloadSpec) -> Outcome:
+        report = dict(same_bundle(workload).report)
+        if report.get("champion"):
+            report["gates"] = [gate | {"value": 0.1, "valueLower": 0.1, "valueUpper": 0.1} for gate in report["gates"]]
+        return Outcome(report=report)
+
+    world = World(outcomes=same_bundle)
+    imported = {"spec.model": {"bundleUri": "/bundles/good/bundle"}}
+    status = run_until_settled(make(imported), world)[-1][1].status
+    world.outcomes = refused
+    newer = make(imported | {"spec.data.revision": "2"}, status=status, generation=2)
+    final = run_until_settled(newer, world)[-1][1].status
+    assert final.history[0].outcome == "Rejected"
+    assert [spec.step for spec in world.specs.values()].count("index") == 1
+
+
+def same_generation(workload: WorkloadSpec) -> Outcome:
+    """The serving index is the same content each time, as over unchanged data."""
+    report, generation = passing_report(workload), "g-2222222222222222"
+    if workload.step == "index":
+        report["id"] = generation
+    if workload.step == "verify":
+        report["generationId"] = generation
+    return Outcome(report=report)
+
+
+def test_a_refresh_that_gives_the_same_index_ends_as_promoted(make: Make, live: Call) -> None:
+    world = World(outcomes=same_generation)
+    status = live(world)
+    switched_at = world.traffic.switched_at
+    asks = make({"spec.index.refresh.revision": "monday"}, status=status, generation=2)
+    final = run_until_settled(asks, world)[-1][1].status
+    kinds = [(entry.kind, entry.outcome) for entry in final.history]
+    assert kinds == [("Refresh", "Promoted"), ("Revision", "Promoted")]
+    assert (final.phase, final.candidate) == ("Live", None)
+    assert world.traffic.switched_at == switched_at, "the stack is the same one, and no client noticed"
+    assert final.champion is not None and final.champion.generation_key == final.history[0].id
+
+
 @pytest.mark.parametrize("stop_after", range(14))
 def test_conditions_keep_their_rules_in_every_pass(
     make: Make, stop_after: int, step: Call, live: Call, worse: Outcomes

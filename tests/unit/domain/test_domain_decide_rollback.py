@@ -144,6 +144,26 @@ def test_a_way_back_that_failed_neither_removes_the_former_stack_nor_ends_the_wi
     assert world.traffic.live is not None and world.traffic.live.stack == former
 
 
+def test_asking_for_a_stack_that_cannot_start_keeps_no_baking_champion_from_going_back(
+    make: Make, step: Call, second_life: Call
+) -> None:
+    world = World()
+    model = second_life(world)
+    older, bad = world.traffic.previous, world.traffic.live
+    model = make({"spec.data.revision": "3"}, status=model.status, generation=3)
+    model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    former, champion = world.traffic.previous, model.status.champion
+    assert bad is not None and former == bad.stack and champion is not None
+    world.stacks.pop(older, None)
+    asked = {"retrieval-operator.io/rollback": f"{champion.token}:{older}"}
+    model = make({"spec.data.revision": "3"}, status=model.status, generation=3, annotations=asked)
+    world.stacks[champion.stack] = replace(
+        world.stacks[champion.stack], ready_replicas=0, failed="it exits with code 1"
+    )
+    step(model, world)
+    assert world.traffic.live is not None and world.traffic.live.stack == former
+
+
 def test_going_back_comes_before_a_finalizer_that_may_be_refused(make: Make, second_life: Call) -> None:
     world = World()
     model = second_life(world)

@@ -38,6 +38,20 @@ def test_a_schedule_takes_each_slot_once_and_skips_what_it_slept_through(make: M
     assert sum("-train-" in name for name in world.specs) == first + 2
 
 
+def test_each_scheduled_training_is_measured_over_the_data_of_its_own_time(make: Make) -> None:
+    """The files behind data.uri are others by then, and a finished index of former ones cannot be built upon."""
+    world = World(now=1_700_000_000)
+    hourly = {"spec.data.schedule": "0 * * * *", "metadata.creationTimestamp": 1_700_000_000}
+    model = make(hourly)
+    for _ in range(3):
+        model = with_status(model, run_until_settled(model, world)[-1][1].status)
+        world.tick(3600)
+    evaluated = [spec for spec in world.specs.values() if spec.step in ("idxeval", "idxchamp")]
+    outs = [spec.arguments[spec.arguments.index("--out") + 1] for spec in evaluated]
+    assert [spec.step for spec in evaluated] == ["idxeval", *["idxeval", "idxchamp"] * 2]
+    assert len(set(outs)) == len(outs), "nothing is built where another one is finished"
+
+
 @pytest.mark.parametrize(
     ("schedule", "kind"),
     [("spec.data.schedule", CandidateKind.REVISION), ("spec.index.refresh.schedule", CandidateKind.REFRESH)],

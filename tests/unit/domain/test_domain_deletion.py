@@ -162,6 +162,8 @@ def test_without_the_registry_nothing_is_removed_and_the_object_says_why_it_stay
     assert plan.requeue_after_s
     assert "MLflow is not reachable" in plan.why
     assert [c.reason for c in plan.status.conditions if c.type == "Stalled"] == ["RegistryUnavailable"]
+    assert [(c.status, c.reason) for c in plan.status.conditions if c.type == "Ready"] == [("False", "Deleting")]
+    assert plan.status.address == "", "nothing serves while it waits"
     world.registry_is_up = True
     passes(model, world, 20)
     assert world.finalizer is False

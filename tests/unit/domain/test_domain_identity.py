@@ -47,13 +47,17 @@ SPECS = {
 
 
 def hashes(model: RetrievalModel) -> dict[str, str]:
-    own = evaluation_generation_key(model.spec, BUNDLE, model.spec.data.uri)
+    own = evaluation_generation_key(model.spec, BUNDLE, model.spec.data.uri, "")
     serving = serving_hash(model.spec)
     return {
         "revision": revision_hash(model.spec, ""),
         "revision in a slot": revision_hash(model.spec, "2026-11-22T03:00:00Z#1"),
-        "generation": generation_key(model.spec, BUNDLE, ""),
+        "generation": generation_key(model.spec, BUNDLE, "", ""),
+        "generation of an imported bundle": generation_key(model.spec, BUNDLE, "", "0a1b2c3d"),
         "evaluation generation": own,
+        "evaluation generation in a slot": evaluation_generation_key(
+            model.spec, BUNDLE, model.spec.data.uri, "2026-11-22T03:00:00Z#1"
+        ),
         "evaluation": evaluation_key(model.spec, own, "", ""),
         "serving": serving,
         "stack": stack_id(BUNDLE, GENERATION, serving),

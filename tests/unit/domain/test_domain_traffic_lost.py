@@ -308,6 +308,22 @@ def test_a_candidate_that_passed_need_not_wait_for_a_champion_that_does_not_come
     assert [entry.outcome for entry in model.status.history] == ["Promoted", "Promoted"]
 
 
+def test_an_address_that_leads_nowhere_is_put_right_also_while_its_champion_is_not_ready(
+    make: Make, step: Call, second_life: Call
+) -> None:
+    """Only then its bake check can speak: that nobody can reach a champion is not held against it."""
+    world = World()
+    model = second_life(world)
+    champion = live_stack(world)
+    world.traffic = replace(world.traffic, live=None)
+    world.stacks[champion] = replace(world.stacks[champion], ready_replicas=0)
+
+    _, plan = step(model, world)
+
+    assert live_stack(world) == champion
+    assert any("led nowhere" in action.message for action in plan.actions if isinstance(action, EmitEvent))
+
+
 def test_a_retraining_that_gave_the_same_bundle_keeps_its_revision(make: Make, live: Call) -> None:
     """The stack's own record still names the revision that it was made for."""
     world = World()

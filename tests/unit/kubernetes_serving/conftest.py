@@ -36,7 +36,7 @@ class Cluster:
         """Another operator: nothing is remembered but what is in the cluster."""
         images = {"encoderServer": "server:1"}
         self.stacks = KubernetesStacks(self.world.api, self.world.cache, lambda: self.now, images=images)
-        self.traffic = KubernetesTraffic(self.world.api, self.world.cache)
+        self.traffic = KubernetesTraffic(self.world.api, self.world.cache, lambda: self.now)
 
     def another_object(self, name: str) -> RetrievalModel:
         type_ = {"apiVersion": RETRIEVAL_MODEL.api_version, "kind": RETRIEVAL_MODEL.kind}

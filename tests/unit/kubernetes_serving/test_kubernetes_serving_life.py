@@ -18,7 +18,9 @@ from retrieval_operator.adapters.kubernetes.kinds import (
     SERVICE,
     Object,
 )
+from retrieval_operator.adapters.kubernetes.services import read_record
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain import plan as plans
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.simulate import World
@@ -204,6 +206,53 @@ async def test_a_former_stack_whose_service_was_deleted_by_hand_goes_after_the_w
     life.rest.now += life.model.spec.rollback.window_seconds
     await life.live()
     assert life.serving_children() == parts_of(second)
+
+
+async def test_a_selector_moved_by_hand_has_its_window_and_a_way_back(life: Life) -> None:
+    """However long the champion was live before, and whoever looks."""
+    _, second = await two_revisions(life)
+    life.rest.now += life.model.spec.rollback.window_seconds
+    await life.live()
+    service = life.cluster.world.object(SERVICE, "tenant", f"feed-{second}")
+    record = read_record(service).model_copy(update={"stack": "by-hand", "revision": "by-hand"})
+    await life.cluster.stacks.create(life.model, record, 1)
+    life.let_kserve_work()
+    life.rest.now += 10 * life.model.spec.rollback.window_seconds
+    moved = {"spec": {"selector": {"retrieval-operator.io/stack": "by-hand"}}}
+    life.cluster.world.change(SERVICE, "tenant", "feed", moved)
+    seen_at = life.rest.now
+    await life.one_pass()
+    for left in (life.model.spec.rollback.window_seconds - 10, 10):
+        assert life.serving_children() == parts_of("by-hand", second)
+        champion = life.model.status.champion
+        assert champion is not None and (champion.stack, champion.promoted_at) == ("by-hand", seen_at)
+        life.rest.now = seen_at + life.model.spec.rollback.window_seconds - left
+        life.cluster.restart()
+        await life.one_pass()
+    life.rest.now = seen_at + life.model.spec.rollback.window_seconds
+    await life.one_pass()
+    assert life.serving_children() == parts_of("by-hand")
+
+
+@pytest.mark.parametrize("status_is_lost", [False, True])
+async def test_a_service_that_leads_nowhere_is_whole_again_and_nothing_else_happens(
+    life: Life, status_is_lost: bool
+) -> None:
+    first, second = await two_revisions(life)
+    before = life.cluster.world.object(SERVICE, "tenant", "feed")
+    selected, champion = list(life.selected), life.model.status.champion
+    damage = {"spec": {"selector": {"app": "typo"}, "ports": before["spec"]["ports"][:1]}}
+    life.cluster.world.change(SERVICE, "tenant", "feed", damage)
+    if status_is_lost:
+        life.model = life.model.model_copy(update={"status": RetrievalModelStatus()})
+    for _ in range(3):
+        await life.one_pass()
+    after = life.cluster.world.object(SERVICE, "tenant", "feed")
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+    assert (life.selected, life.serving_children()) == (selected, parts_of(first, second))
+    assert life.model.status.champion is not None and champion is not None
+    assert life.model.status.champion.promoted_at == champion.promoted_at
 
 
 async def test_a_deleted_object_leaves_nothing(life: Life) -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, SERVICE
+from retrieval_operator.api.status import Champion, RetrievalModelStatus
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
 Make = Callable[..., Any]
 SELECTOR = {"retrieval-operator.io/name": "feed", "retrieval-operator.io/stack": "s1"}
+PORTS: list[dict[str, Any]] = [
+    {"name": "http", "port": 80, "targetPort": 8080},
+    {"name": "grpc", "port": 8081, "targetPort": 8081, "protocol": "TCP"},
+]
+DAMAGES: dict[str, Any] = {
+    "another key in its selector": {"spec": {"selector": {"app": "typo"}}},
+    "another object in its selector": {"spec": {"selector": {"retrieval-operator.io/name": "typo"}}},
+    "another port": {"spec": {"ports": [PORTS[0] | {"port": 8080}, PORTS[1]]}},
+    "another port of the pods": {"spec": {"ports": [PORTS[0] | {"targetPort": 80}, PORTS[1]]}},
+    "no port for gRPC": {"spec": {"ports": PORTS[:1]}},
+}
 
 
 @pytest.fixture
@@ -112,6 +125,86 @@ async def test_a_selector_that_somebody_moved_to_a_stack_without_its_service_is_
     live.world.remove(SERVICE, "tenant", "feed-s2")
     live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"retrieval-operator.io/stack": "s2"}}})
     assert (await live.traffic.observe(live.model)).live == record("s2")
+
+
+def remembering(live: Any, record: Any, promoted_at: int) -> Any:
+    """The object whose status has this champion."""
+    champion = Champion(**record.model_dump(), promoted_at=promoted_at, baking_until=promoted_at)
+    return live.model.model_copy(update={"status": RetrievalModelStatus(champion=champion)})
+
+
+async def test_a_selector_moved_by_hand_bakes_from_when_it_was_first_seen(live: Any, record: Make) -> None:
+    """The time in the annotations is that of the switch before it, whose window may be over."""
+    since = (await live.traffic.observe(live.model)).switched_at
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"retrieval-operator.io/stack": "s2"}}})
+    for model in (live.model, remembering(live, record("s1"), since)):
+        seen = await live.traffic.observe(model)
+        assert (seen.live, seen.previous, seen.switched_at) == (record("s2"), "s1", live.now)
+    first_seen = live.now
+    live.now += 50
+    live.restart()
+    seen = await live.traffic.observe(remembering(live, record("s2"), first_seen))
+    assert (seen.live, seen.switched_at) == (record("s2"), first_seen), "another operator knows it, too"
+
+
+async def test_what_a_selector_was_moved_away_from_is_what_was_live_last(live: Any, record: Make) -> None:
+    """Not what the annotations say after a second move by hand."""
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"retrieval-operator.io/stack": "s2"}}})
+    await live.stacks.create(live.model, record("s3"), 1)
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"retrieval-operator.io/stack": "s3"}}})
+    seen = await live.traffic.observe(remembering(live, record("s2"), live.now - 10))
+    assert (seen.live, seen.previous, seen.switched_at) == (record("s3"), "s2", live.now)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_a_service_that_leads_nowhere_any_more_is_seen_and_made_whole(
+    live: Any, record: Make, damage: Any
+) -> None:
+    """Under its champion, since when it is that, and what was live before."""
+    await live.switch(record("s2"))
+    before, whole = await live.traffic.observe(live.model), stable(live)["spec"]
+    live.now += 100
+    live.world.change(SERVICE, "tenant", "feed", damage)
+    model = remembering(live, record("s2"), before.switched_at)
+    seen = await live.traffic.observe(model)
+    assert (seen.live, seen.address) == (None, before.address)
+    await live.traffic.switch(model, record("s2"), seen.version, live.now)
+    assert stable(live)["spec"] == whole
+    after = await live.traffic.observe(model)
+    assert replace(after, version="") == replace(before, version="")
+
+
+async def test_a_service_that_leads_nowhere_is_switched_to_another_stack_at_once(live: Any, record: Make) -> None:
+    live.world.change(SERVICE, "tenant", "feed", {"spec": {"selector": {"app": "typo"}}})
+    model = remembering(live, record("s1"), live.now)
+    await live.traffic.switch(model, record("s2"), (await live.traffic.observe(model)).version, live.now)
+    seen = await live.traffic.observe(model)
+    assert (seen.live, seen.previous, seen.switched_at) == (record("s2"), "s1", live.now)
+
+
+@pytest.mark.parametrize("remembered", ["", "s1"], ids=["a lost status", "a status of before"])
+async def test_a_champion_that_the_status_does_not_know_is_told_before_what_is_wrong_with_its_service(
+    live: Any, record: Make, remembered: str
+) -> None:
+    """Else the traffic would go back to another one, or everything would be removed."""
+    moved = {"spec": {"selector": {"retrieval-operator.io/stack": "s2", "app": "typo"}}}
+    live.world.change(SERVICE, "tenant", "feed", moved)
+    model = remembering(live, record(remembered), live.now) if remembered else live.model
+    assert (await live.traffic.observe(model)).live == record("s2")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"type": "LoadBalancer"}, "metadata": {"annotations": {"cloud": "yes"}}},
+        {"spec": {"ports": [*PORTS, {"name": "metrics", "port": 9090, "targetPort": 9090}]}},
+        {"spec": {"ports": [PORTS[0] | {"nodePort": 30080}, PORTS[1] | {"appProtocol": None}]}},
+    ],
+    ids=["its type", "another port", "what does not decide where connections go"],
+)
+async def test_what_people_may_do_to_the_service_is_left_alone(live: Any, record: Make, change: Any) -> None:
+    live.world.change(SERVICE, "tenant", "feed", change)
+    assert (await live.traffic.observe(remembering(live, record("s1"), live.now))).live == record("s1")
 
 
 async def test_what_somebody_added_to_the_selector_goes_with_the_next_switch(live: Any, record: Make) -> None:

@@ -29,6 +29,7 @@ def pod(*containers: dict[str, Any], phase: str = "Failed", **status: Any) -> di
 SAID = '{"reason": "BadInput", "message": "items: column title is missing"}'
 PEER = '{"reason": "Crashed", "message": "RuntimeError: Connection closed by peer"}'
 EARLY, LATE = "2026-01-31T11:00:00Z", "2026-01-31T13:00:00Z"
+STORAGE_FAILED = ended(74, '{"reason": "StorageFailed", "message": "timed out"}', at=EARLY, state="lastState")
 EVICTED = {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 PREEMPTED = {
     "conditions": [
@@ -54,6 +55,9 @@ PREEMPTED = {
         ([pod(ended(1, "peer", at=EARLY)), pod(**EVICTED)], (None, "Evicted", ...)),
         ([pod(ended(143), **PREEMPTED), pod(ended(65, SAID, at=LATE))], (65, "BadInput", ...)),
         ([pod(ended(1, PEER, at=EARLY)), pod(ended(1, SAID, at=LATE))], (1, "BadInput", ...)),
+        ([pod(STORAGE_FAILED, phase="Succeeded"), pod(ended(65, SAID, at=LATE))], (65, "BadInput", ...)),
+        ([pod(STORAGE_FAILED, phase="Succeeded"), pod(ended(1, SAID, at=LATE))], (1, "BadInput", ...)),
+        ([pod(ended(2, at=LATE)), pod(ended(69, at=EARLY)), pod(STORAGE_FAILED)], (69, "Diverged", ...)),
     ],
     ids=[
         "a success is no failure",
@@ -70,6 +74,9 @@ PREEMPTED = {
         "and so an eviction",
         "a program's words before a preemption, after which it was started again",
         "a reason before the crash of a peer, which has words as well",
+        "what another try would not mend before what one has mended",
+        "by its words, whatever a launcher made of its code",
+        "the first of several such",
     ],
 )
 def test_the_failure_that_is_told(pods, expected):

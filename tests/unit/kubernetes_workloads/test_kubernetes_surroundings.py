@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from retrieval_operator.adapters.kubernetes.kinds import (
     EVENT,
@@ -20,7 +22,7 @@ from retrieval_operator.adapters.kubernetes.kinds import (
 from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
 from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
 from retrieval_operator.api.types import rfc3339
-from retrieval_operator.ports import Rejected
+from retrieval_operator.ports import Rejected, Retryable
 
 JOB_NAME = "feed-89abcdef-index-1"
 
@@ -429,3 +431,92 @@ async def test_a_server_that_goes_waits_for_nothing(surroundings, world, model, 
     world.change(kind, "search", server if kind is POD else "feed-s-1", going)
     now[0] += 61
     assert await told(surroundings, model) == {}
+
+
+BUSY = Retryable("429: too many requests")
+
+
+async def test_an_answer_that_cannot_be_had_ends_no_pass_and_is_asked_for_once_in_a_while(
+    surroundings, world, model, now, claims
+):
+    """What is repaired or rolled back in the same pass is known from the cache."""
+    world.fail("get", PERSISTENT_VOLUME_CLAIM, BUSY, times=2)
+    with capture_logs() as logs:
+        for _ in range(3):
+            problems = await surroundings.problems(model)
+    assert [(problem.dependency, problem.holds_back) for problem in problems] == [("storage", True)] * 2
+    assert "PersistentVolumeClaim search/models could not be looked up" in problems[0].message
+    assert await surroundings.storage_id(model) == "", "no proof is taken back for it"
+    assert world.requests.count(("get", "PersistentVolumeClaim", "models")) == 1
+    assert [entry["about"].split()[2] for entry in logs] == ["models", "base-models"]
+    now[0] += 30
+    assert await told(surroundings, model) == {}
+
+
+async def test_what_was_known_counts_on_for_a_while_when_no_answer_can_be_had(surroundings, world, model, now, claims):
+    world.remove(PERSISTENT_VOLUME_CLAIM, "search", "base-models")
+    first, storage = await surroundings.problems(model), await surroundings.storage_id(model)
+    world.fail("get", PERSISTENT_VOLUME_CLAIM, BUSY, times=100)
+    with capture_logs() as logs:
+        for _ in range(9):
+            now[0] += 30
+            assert await surroundings.problems(model) == first
+            assert await surroundings.storage_id(model) == storage
+    assert len(logs) == 2, "once for each claim"
+    now[0] += 30
+    assert all("could not be looked up" in problem.message for problem in await surroundings.problems(model))
+    assert await surroundings.storage_id(model) == ""
+
+
+async def test_whose_the_address_is_holds_work_back_while_it_is_not_known(surroundings, world, model, now, claims):
+    world.fail("get", SERVICE, BUSY)
+    (problem,) = await surroundings.problems(model)
+    assert (problem.dependency, problem.holds_back) == ("address", True)
+    assert "Service search/feed could not be looked up" in problem.message
+    now[0] += 30
+    assert await told(surroundings, model) == {}
+
+
+async def test_events_that_cannot_be_listed_leave_what_they_said_before(surroundings, world, model, server, now):
+    now[0] += 61
+    world.fail("list", EVENT, BUSY)
+    assert await told(surroundings, model) == {}
+    warn(world, world.object(POD, "search", server), "FailedMount", MISSING)
+    now[0] += 30
+    first = await surroundings.problems(model)
+    assert [problem.dependency for problem in first] == ["secret"]
+    world.fail("list", EVENT, BUSY)
+    now[0] += 30
+    assert await surroundings.problems(model) == first
+
+
+async def test_a_namespace_that_is_not_known_to_go_stays(surroundings, world, model, claims):
+    world.fail("get", NAMESPACE, BUSY)
+    assert await told(surroundings, being_deleted(model)) == {}
+
+
+class SilentApi:
+    """Takes every request, and never answers."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    async def get(self, *_: Any) -> Any:
+        self.requests += 1
+        await asyncio.Event().wait()
+
+    list = get
+
+
+async def test_a_pass_does_not_wait_long_for_an_api_server_that_is_silent(world, model, server, now):
+    """All of its answers together, and not again in the next one."""
+    api = SilentApi()
+    surroundings = KubernetesSurroundings(api, world.cache, lambda: now[0], deadline_s=0.5)
+    now[0] += 61
+    async with asyncio.timeout(1.5):
+        first = await surroundings.problems(model)
+    asked, api.requests = api.requests, 0
+    assert asked == 4, "two claims, the stable Service, and the events of a server that does not start"
+    assert [problem.dependency for problem in first] == ["storage", "storage", "address"]
+    assert await surroundings.problems(model) == first
+    assert api.requests == 0

@@ -51,6 +51,8 @@ async def connected(user_agent: str, *, kubeconfig: str = "", context: str = "")
             namespace = loader.current_context["context"].get("namespace")
         else:
             load_incluster_config(client_configuration=configuration)
+            # A proxy in the pod's environment is for what is outside of the cluster; kopf's watches ignore it, too.
+            configuration.client_session_kwargs = {"trust_env": False}
             namespace = own_pod.namespace()
     except _UNUSABLE as error:
         raise Rejected(

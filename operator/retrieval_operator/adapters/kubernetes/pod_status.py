@@ -9,7 +9,7 @@ from typing import Literal
 
 from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.adapters.kubernetes.kinds import Object
-from retrieval_operator.api.constants import MESSAGE_MAX_CHARS, ExitCode
+from retrieval_operator.api.constants import FINAL_EXIT_CODES, MESSAGE_MAX_CHARS, ExitCode
 
 OUT_OF_MEMORY = "OOMKilled"  # the kubelet's word
 # A pod that should be gone since then runs on a node that nobody hears of. A gut feeling.
@@ -17,9 +17,10 @@ LOST_AFTER_S = 60
 # What the kubelet calls a container that waits in vain.
 _IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONTAINER_WAITS = frozenset({"CreateContainerError", "RunContainerError"})
-_SAID_WHY, _TAKEN_AWAY, _CRASHED = range(3)
+_FINAL, _SAID_WHY, _TAKEN_AWAY, _CRASHED = range(4)
 _SENTENCE_MAX_CHARS = 512  # what others said is part of it; several sentences may have to share a status message
 _REASONS = {code.value: code.reason for code in ExitCode}
+_FINAL_REASONS = frozenset(code.reason for code in FINAL_EXIT_CODES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Failure:
 
     `exit_code` is None when the cluster took the pod away. `reason` and `message` are the program's own when it said
     something, else what its exit code or the cluster says, and the end of the log. `rank` of several, the lowest first:
-    a program that said why; a pod that was taken away; a crash, which may be only what happens to the peers of those.
+    a program for which another try is of no use, whatever was mended by one before; one that said why; a pod that was
+    taken away; a crash, which may be only what happens to the peers of those.
     """
 
     exit_code: int | None
@@ -161,8 +163,15 @@ def container_failure(ended: Object) -> Failure:
         exit_code=code,
         reason=reason,
         message=message[:MESSAGE_MAX_CHARS],
-        rank=_CRASHED if reason == "Crashed" else _SAID_WHY,
+        rank=_rank(code, reason),
     )
+
+
+def _rank(code: int, reason: str) -> int:
+    """By its words and its exit code: torchrun turns every code into 1, and not every program has words."""
+    if reason in _FINAL_REASONS or code in FINAL_EXIT_CODES:
+        return _FINAL
+    return _CRASHED if reason == "Crashed" else _SAID_WHY
 
 
 def _loss(pod: Object) -> Failure:

@@ -105,6 +105,31 @@ def selected_stack(service: Object) -> str:
     return str(service["spec"].get("selector", {}).get(LABEL_STACK, ""))
 
 
+def leads_to(service: Object, model: RetrievalModel, stack: str) -> bool:
+    """Whether new connections to its ports reach the pods of the stack.
+
+    Any other key in the selector asks of pods what they do not have. A port that somebody added is not our business.
+    """
+    return service["spec"].get("selector") == stack_labels(model, stack) and _has_our_ports(service)
+
+
+def way_to(service: Object, model: RetrievalModel, stack: str) -> Object:
+    """The merge patch of its spec after which it leads to the stack. What somebody added to the selector goes."""
+    added = dict.fromkeys(service["spec"].get("selector", {}))
+    selector = {"selector": {**added, **stack_labels(model, stack)}}
+    return selector if _has_our_ports(service) else {**selector, "ports": _PORTS}
+
+
+def read_switch(service: Object) -> tuple[str, int]:
+    """Of the stable Service: the stack that was live before, and when it was switched. Raises Rejected."""
+    annotations = service["metadata"].get("annotations", {})
+    try:
+        return annotations.get(PREVIOUS_ANNOTATION, ""), int(annotations[SWITCHED_AT_ANNOTATION])
+    except (KeyError, ValueError) as error:
+        found = f"annotation {SWITCHED_AT_ANNOTATION} is no time in seconds"
+        raise unreadable(service, found, "set it to when the stack became live") from error
+
+
 def address(service: Object) -> str:
     """Within the cluster, whatever its domain is. Of a stack any of its parts will do: they have one name."""
     return f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
@@ -112,6 +137,16 @@ def address(service: Object) -> str:
 
 def unreadable(service: Object, found: str, remedy: str) -> Rejected:
     return Rejected(f"{_shown(service)} cannot be read: {found}; {remedy}")
+
+
+def _has_our_ports(service: Object) -> bool:
+    """As far as they decide where a connection goes. The API server, and older operators, differ in the rest."""
+    ways = [_way(port) for port in service["spec"].get("ports", [])]
+    return all(_way(port) in ways for port in _PORTS)
+
+
+def _way(port: Object) -> tuple[Any, ...]:
+    return port.get("name"), port.get("port"), port.get("targetPort"), port.get("protocol", "TCP")
 
 
 def _service(metadata: Object, selector: Mapping[str, str]) -> Object:

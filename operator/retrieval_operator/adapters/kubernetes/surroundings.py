@@ -12,15 +12,23 @@ even its name.
                               or of a stack waits for its volumes
     asked for each time       whether the namespace goes, only of an object that is being deleted
 
+What is asked for only informs, and what must be repaired is in the cache: no pass ends for an answer that cannot be had
+(429, 5xx), nor waits for it longer than a moment, and that once in a while. The last answer counts on; without one work
+is held back as by a registry that is away, for what is not known to be there is not there either.
+
 KServe's default mode is not looked at: every InferenceService of ours says itself that it is a Standard one.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import filterfalse
 from typing import Any
+
+import structlog
 
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache
@@ -46,38 +54,64 @@ from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_py
 from retrieval_operator.api.constants import LABEL_STACK
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.domain.observed import Problem
-from retrieval_operator.ports import Rejected
+from retrieval_operator.ports import Rejected, Retryable
+
+log = structlog.get_logger(__name__)
 
 # An answer is kept so long: a step that waits for a dependency looks every 10 s, and people mend things in minutes.
 _KEPT_S = 30
 # Controllers make pods within a second or two, and kubelets mount volumes within some seconds more. A gut feeling.
 _PATIENCE_S = 60
 
-_UNKNOWN: Object = {}
+# So long an answer counts on while no newer one can be had. A gut feeling: longer than an API server takes to start.
+_COUNTS_ON_S = 300
+# A pass waits for an answer at most so long: a baking champion that fails has to go within its grace of 30 s. A gut
+# feeling; a listing of thousands of events takes a second or two.
+ANSWER_DEADLINE_S = 5.0
+
+_HIDDEN: Object = {}  # what this operator may not see
+_NOT_KNOWN: Object = {}  # what no answer was had about
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """`what` the API server said at `known_at`. `is_late`: asked again, at `asked_at`, it gave no answer."""
+
+    what: Any
+    known_at: int
+    asked_at: int
+    is_late: bool = False
 
 
 class KubernetesSurroundings:
     """Fills the port Surroundings. Only looks. `clock` gives seconds since the epoch."""
 
-    def __init__(self, api: KubernetesApi, cache: Cache, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, api: KubernetesApi, cache: Cache, clock: Callable[[], int], *, deadline_s: float = ANSWER_DEADLINE_S
+    ) -> None:
+        """`deadline_s` is for each answer; those that a pass needs are asked for at the same time."""
         self._api = api
         self._cache = cache
         self._clock = clock
-        self._answers: dict[tuple[str, ...], tuple[int, Any]] = {}
+        self._deadline_s = deadline_s
+        self._answers: dict[tuple[str, ...], _Answer] = {}
 
     async def problems(self, model: RetrievalModel) -> Sequence[Problem]:
+        namespace, storage, address, refused = await asyncio.gather(
+            self._namespace(model), self._storage(model), self._address(model), self._refused(model)
+        )
         return [
-            *await self._namespace(model),
+            *namespace,
             *self._definitions(model),
-            *await self._storage(model),
-            *await self._address(model),
+            *storage,
+            *address,
             *self._waiting(model),
             *self._unreadable(model),
-            *await self._refused(model),
+            *refused,
         ]
 
     async def storage_id(self, model: RetrievalModel) -> str:
-        """The claim's UID; "" without a claim, while it is not there, or where this operator may not see it."""
+        """The claim's UID; "" without a claim, and of one that is not there, not known, or not to be seen."""
         name = model.spec.storage.persistent_volume_claim
         claim = await self._claim(model, name) if name is not None else None
         return str(claim.get("metadata", {}).get("uid", "")) if claim else ""
@@ -88,8 +122,9 @@ class KubernetesSurroundings:
             return []
         name = model.metadata.namespace
         try:
-            found = await self._api.get(NAMESPACE, None, name)
-        except Rejected:  # as everything else that this operator may not see
+            async with asyncio.timeout(self._deadline_s):
+                found = await self._api.get(NAMESPACE, None, name)
+        except (Rejected, Retryable, TimeoutError):  # one that is not known to go stays: else its files would be left
             return []
         if found is None or "deletionTimestamp" not in found["metadata"]:
             return []
@@ -111,9 +146,9 @@ class KubernetesSurroundings:
     async def _storage(self, model: RetrievalModel) -> list[Problem]:
         unmountable = storage_problem(model.spec.storage)
         problems = [Problem(dependency="storage", message=unmountable)] if unmountable else []
-        namespace = model.metadata.namespace
-        for name, path in _claims(model).items():
-            claim = await self._claim(model, name)
+        namespace, claims = model.metadata.namespace, _claims(model)
+        found = await asyncio.gather(*(self._claim(model, name) for name in claims))
+        for (name, path), claim in zip(claims.items(), found, strict=True):
             problem = _claim_problem(f"{path}: PersistentVolumeClaim {namespace}/{name}", claim)
             problems += [problem] if problem else []
         return problems
@@ -132,6 +167,8 @@ class KubernetesSurroundings:
         namespace, name = model.metadata.namespace, model.metadata.name
         ask = partial(self._api.get, SERVICE, namespace, name)
         found = await self._kept(("service", namespace, name, model.metadata.uid), ask)
+        if found is _NOT_KNOWN:
+            return [Problem(dependency="address", message=_not_known(f"Service {namespace}/{name}"))]
         why = taken(model, found) if found else None
         return [Problem(dependency="address", message=str(why))] if isinstance(why, Rejected) else []
 
@@ -193,15 +230,31 @@ class KubernetesSurroundings:
         return self._clock() - seconds(obj["metadata"]["creationTimestamp"]) >= _PATIENCE_S
 
     async def _kept(self, key: tuple[str, ...], ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer, of now or of the last _KEPT_S; _UNKNOWN for what this operator may not see."""
+        """The answer, of now or of the last _KEPT_S; _HIDDEN for what this operator may not see.
+
+        One that cannot be had is not waited for so long, either: the last one counts on, or _NOT_KNOWN.
+        """
         now = self._clock()
-        self._answers = {kept: (at, what) for kept, (at, what) in self._answers.items() if 0 <= now - at < _KEPT_S}
-        if key not in self._answers:
-            try:
-                self._answers[key] = (now, await ask())
-            except Rejected:
-                self._answers[key] = (now, _UNKNOWN)
-        return self._answers[key][1]
+        known = self._answers.items()
+        self._answers = {kept: answer for kept, answer in known if 0 <= now - answer.known_at < _COUNTS_ON_S}
+        found = self._answers.get(key)
+        if found is None or not 0 <= now - found.asked_at < _KEPT_S:
+            found = self._answers[key] = await self._asked(key, ask, found or _Answer(_NOT_KNOWN, now, now), now)
+        return found.what
+
+    async def _asked(
+        self, key: tuple[str, ...], ask: Callable[[], Awaitable[Any]], before: _Answer, now: int
+    ) -> _Answer:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return _Answer(await ask(), now, now)
+        except Rejected:
+            return _Answer(_HIDDEN, now, now)
+        except (Retryable, TimeoutError) as error:
+            if not before.is_late:
+                why = str(error) or f"no answer within {self._deadline_s:.0f} s"
+                log.warning("going on without an answer of the API server", about=" ".join(key), error=why)
+            return replace(before, asked_at=now, is_late=True)
 
 
 def _claims(model: RetrievalModel) -> dict[str, str]:
@@ -221,6 +274,8 @@ def _claims(model: RetrievalModel) -> dict[str, str]:
 
 def _claim_problem(what: str, claim: Object | None) -> Problem | None:
     """One that is Pending is none: it may wait for its first pod, and that pod says so if it waits for more."""
+    if claim is _NOT_KNOWN:
+        return Problem(dependency="storage", message=_not_known(what))
     if claim is None:
         return Problem(dependency="storage", message=f"{what} does not exist; create it or correct the name")
     if "deletionTimestamp" in claim.get("metadata", {}):
@@ -228,6 +283,11 @@ def _claim_problem(what: str, claim: Object | None) -> Problem | None:
     if claim.get("status", {}).get("phase") == "Lost":
         return Problem(dependency="storage", message=f"{what} has lost its volume; restore it or name another one")
     return None
+
+
+def _not_known(what: str) -> str:
+    """Always the same words: a status is written when it changes."""
+    return f"{what} could not be looked up, the API server gives no answer; it is asked again every {_KEPT_S} s"
 
 
 def _wanted_pods(attempt: Object) -> int:

@@ -6,12 +6,15 @@ affects new connections; the servers end the old ones within the connection age.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from retrieval_operator.adapters.kubernetes import children, services
 from retrieval_operator.adapters.kubernetes.api import KubernetesApi
 from retrieval_operator.adapters.kubernetes.cache import Cache, owner_uids
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, POD_DISRUPTION_BUDGET, SERVICE, Kind, Object
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import StackRecord
+from retrieval_operator.domain.history import record_of_champion
 from retrieval_operator.domain.observed import TrafficObserved
 from retrieval_operator.ports import Gone, Stale
 
@@ -19,35 +22,37 @@ _NEVER = "0"  # the version of an object that was never switched; no resourceVer
 
 
 class KubernetesTraffic:
-    """Fills the port Traffic."""
+    """Fills the port Traffic. `clock` gives seconds since the epoch."""
 
-    def __init__(self, api: KubernetesApi, cache: Cache) -> None:
+    def __init__(self, api: KubernetesApi, cache: Cache, clock: Callable[[], int]) -> None:
         self._api = api
         self._cache = cache
+        self._clock = clock
 
     async def observe(self, model: RetrievalModel) -> TrafficObserved:
-        return read_traffic(self._cache, model)
+        return read_traffic(self._cache, model, self._clock())
 
     async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
-        before = read_traffic(self._cache, model)
+        before = read_traffic(self._cache, model, now)
         if before.live == record:
             return
         if before.version != observed_version:
             raise Stale(f"the traffic of {model.key} is at version {before.version}, not {observed_version}")
         if not _runs(self._cache, model, record.stack):
             raise Stale(f"stack {record.stack} of {model.key} does not exist any more")
-        former = before.live.stack if before.live else ""
+        service = stable_service_of(self._cache, model)
+        # Not `before.live`: that is None, too, of a Service that only leads nowhere.
+        former = services.selected_stack(service) if service is not None else ""
         if former == record.stack:
             annotations = services.live_annotations(record, before.previous, before.switched_at)
         else:
             annotations = services.live_annotations(record, former, now)
-        selector, service = services.stack_labels(model, record.stack), stable_service_of(self._cache, model)
         if service is None:
+            selector = services.stack_labels(model, record.stack)
             await self._open(model, services.stable_service(model, annotations, selector))
         else:
-            # What somebody added to the selector would keep it from finding any pod.
-            selector_patch = {**dict.fromkeys(service["spec"].get("selector", {})), **selector}
-            await self._move(service, {"metadata": {"annotations": annotations}, "spec": {"selector": selector_patch}})
+            spec = services.way_to(service, model, record.stack)
+            await self._move(service, {"metadata": {"annotations": annotations}, "spec": spec})
 
     async def close(self, model: RetrievalModel) -> None:
         service = stable_service_of(self._cache, model)
@@ -70,29 +75,47 @@ class KubernetesTraffic:
             raise Stale(f"Service {namespace}/{name} does not exist any more: {error}") from error
 
 
-def read_traffic(cache: Cache, model: RetrievalModel) -> TrafficObserved:
-    """Where new connections go, as last seen. Raises Rejected when that cannot be read."""
+def read_traffic(cache: Cache, model: RetrievalModel, now: int) -> TrafficObserved:
+    """Where new connections go, as last seen. Raises Rejected when that cannot be read.
+
+    Nowhere, as without the Service, while its selector or ports are not as a switch left them: then the champion that
+    the status remembers gets it back as it was. Only if that is the very stack that the selector names: what serves is
+    never guessed, so of another one, or under a lost status, this is told a pass later.
+    """
     service = stable_service_of(cache, model)
     if service is None:
         return TrafficObserved(version=_NEVER)
-    record, annotations = services.read_record(service), service["metadata"].get("annotations", {})
-    previous, stack = annotations.get(services.PREVIOUS_ANNOTATION, ""), services.selected_stack(service)
-    if stack != record.stack:
-        # Somebody moved the selector by hand: it is the truth, and the stack's own Service has the record.
-        previous, record = record.stack, _record_of(cache, model, service, stack)
-    try:
-        switched_at = int(annotations[services.SWITCHED_AT_ANNOTATION])
-    except (KeyError, ValueError) as error:
-        found = f"annotation {services.SWITCHED_AT_ANNOTATION} is no time in seconds"
-        remedy = "set it to when the stack became live"
-        raise services.unreadable(service, found, remedy) from error
+    selected, recorded = services.selected_stack(service), services.read_record(service)
+    if selected == recorded.stack:
+        record, (previous, switched_at) = recorded, services.read_switch(service)
+    else:
+        record = _record_of(cache, model, service, selected)
+        previous, switched_at = _moved_by_hand(model, selected, recorded.stack, now)
+    is_lost = not services.leads_to(service, model, selected) and _is_remembered(model, record)
     return TrafficObserved(
-        live=record,
+        live=None if is_lost else record,
         previous=previous,
         switched_at=switched_at,
         address=services.address(service),
         version=service["metadata"]["resourceVersion"],
     )
+
+
+def _moved_by_hand(model: RetrievalModel, selected: str, recorded: str, now: int) -> tuple[str, int]:
+    """What was live before a selector was moved by hand, and since when it is moved: as with_memory takes them.
+
+    It is the truth, but the annotations are still of the switch before it. The status knows it once it was seen; until
+    then the window to go back begins now, and what was live is what the status calls champion.
+    """
+    champion = model.status.champion
+    if champion is None:
+        return recorded, now
+    return ("", champion.promoted_at) if champion.stack == selected else (champion.stack, now)
+
+
+def _is_remembered(model: RetrievalModel, record: StackRecord) -> bool:
+    champion = model.status.champion
+    return champion is not None and record_of_champion(champion) == record
 
 
 def stable_service_of(cache: Cache, model: RetrievalModel) -> Object | None:

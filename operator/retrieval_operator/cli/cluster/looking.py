@@ -81,7 +81,7 @@ async def look(
     except Rejected as error:
         problems.append(str(error))
     try:
-        traffic = read_traffic(cache, model)
+        traffic = read_traffic(cache, model, now)
         stacks = await KubernetesStacks(api, cache, lambda: now, images={}).observe(model)
     except Rejected as error:
         problems.append(str(error))
@@ -99,11 +99,11 @@ async def look(
     )
 
 
-async def former_stack(api: KubernetesApi, model: RetrievalModel) -> str:
+async def former_stack(api: KubernetesApi, model: RetrievalModel, now: int) -> str:
     """The stack that was live before, as the traffic remembers it; "" for none, or when that cannot be read."""
     seen = await see(api, model.metadata.namespace, model.metadata.name, kinds=(SERVICE,))
     try:
-        return read_traffic(seen.cache, model).previous
+        return read_traffic(seen.cache, model, now).previous
     except Rejected:
         return ""
 

@@ -70,7 +70,7 @@ def rollback(
     """
 
     async def request(api: KubernetesApi, model: RetrievalModel) -> Request:
-        return asking.rollback(model, to, await former_stack(api, model))
+        return asking.rollback(model, to, await former_stack(api, model, now()))
 
     asyncio.run(_request(Asked(namespace, context, kubeconfig), name, request))
 

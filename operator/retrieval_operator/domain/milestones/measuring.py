@@ -36,7 +36,7 @@ def champion_indexed(context: Context, candidate: Candidate) -> Progress:
 
 
 def _indexed(context: Context, candidate: Candidate, step: WorkloadStep, bundle_id: str, bundle: str) -> Progress:
-    key = evaluation_generation_key(context.spec, bundle_id, candidate.data_uri)
+    key = _generation_key(context, candidate, bundle_id)
     whose = "candidate" if step is WorkloadStep.INDEX_EVALUATION else "champion"
     about = {"key": key, "bundle_id": bundle_id, "bundle": bundle, "data_uri": candidate.data_uri}
     report = report_of(
@@ -61,11 +61,15 @@ def _indexed(context: Context, candidate: Candidate, step: WorkloadStep, bundle_
     return Passed(candidate)
 
 
+def _generation_key(context: Context, candidate: Candidate, bundle_id: str) -> str:
+    """Of either bundle's index over the data that the candidate was trained on."""
+    return evaluation_generation_key(context.spec, bundle_id, candidate.data_uri, candidate.slot)
+
+
 def _evaluation(context: Context, candidate: Candidate) -> tuple[str, str, str]:
     """Keys of the evaluation, the candidate's and the champion's generation ("" without champion)."""
-    own = evaluation_generation_key(context.spec, candidate.bundle_id, candidate.data_uri)
-    champion = context.champion
-    other = evaluation_generation_key(context.spec, champion.bundle_id, candidate.data_uri) if champion else ""
+    own = _generation_key(context, candidate, candidate.bundle_id)
+    other = _generation_key(context, candidate, context.champion.bundle_id) if context.champion else ""
     return evaluation_key(context.spec, own, other, candidate.retry), own, other
 
 

@@ -49,7 +49,7 @@ def serving_indexed(context: Context, candidate: Candidate) -> Progress:
 
 
 def _serving_generation(context: Context, candidate: Candidate) -> IndexReport | Waiting | Ended:
-    key = generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot)
+    key = _generation_key(context, candidate)
     champion = context.champion
     reusable = champion.generation_uri if champion and champion.bundle_id == candidate.bundle_id else ""
     about = {"key": key, "bundle_id": candidate.bundle_id, "bundle": candidate.bundle_uri}
@@ -78,6 +78,11 @@ def _serving_generation(context: Context, candidate: Candidate) -> IndexReport |
     return generation
 
 
+def _generation_key(context: Context, candidate: Candidate) -> str:
+    imported = commands.imported_by(context.model, candidate.bundle_uri, candidate.revision)
+    return generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot, imported)
+
+
 def _items_of(context: Context, champion: Champion) -> int | None:
     """Items in the champion's index: its record says so, of older records its report; None when neither does."""
     if champion.items is not None or context.registry is None:
@@ -91,7 +96,7 @@ def _items_of(context: Context, champion: Champion) -> int | None:
 
 def _record(context: Context, candidate: Candidate, generation: IndexReport) -> StackRecord:
     """The candidate's bundle over this generation, under the serving spec of now."""
-    key = generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot)
+    key = _generation_key(context, candidate)
     return StackRecord(
         stack=stack_id(candidate.bundle_id, generation.id, serving_hash(context.spec)),
         bundle_id=candidate.bundle_id,

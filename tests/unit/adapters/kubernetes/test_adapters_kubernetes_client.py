@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
 
 from retrieval_operator.adapters.kubernetes import client as kubernetes_client
 from retrieval_operator.adapters.kubernetes import own_pod
@@ -258,3 +259,27 @@ async def test_in_a_pod_the_namespace_is_the_pod_s(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(own_pod, "_NAMESPACE_FILE", tmp_path / "namespace")
     async with connected("test") as client:
         assert client.namespace == "ml"
+
+
+async def test_in_a_pod_no_proxy_is_asked_for_the_api_server(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor by kopf, whose default it is. A kubeconfig's user may need one."""
+    served, outside = server
+    served.answers = [(200, {"kind": "Job"})]
+    host = outside._client.configuration.host
+
+    def in_cluster(client_configuration: Configuration) -> None:
+        client_configuration.host = host
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(kubernetes_client, "load_incluster_config", in_cluster)
+    monkeypatch.setattr(own_pod, "_NAMESPACE_FILE", tmp_path / "namespace")
+    async with connected("test") as client:
+        assert await client.get(JOB, "ml", "one") == {"kind": "Job"}
+    with pytest.raises(Retryable, match="does not answer"):
+        await outside.get(JOB, "ml", "one")
