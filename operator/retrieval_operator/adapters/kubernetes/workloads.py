@@ -4,7 +4,9 @@ The record of an attempt is the Job itself: no time to live removes it, `delete`
 its pods and leaves the record, and marks it as stopped; nothing ever resumes it.
 
 An attempt counts as over when none of its pods can run any more: two attempts never write to the same directory. So one
-that is over its deadline (`is_overdue`) runs until it is stopped; then it has failed for that reason.
+that is over its deadline (`is_overdue`) runs until it is stopped; then it has failed for that reason. Of a node that
+nobody hears of any more no one can know: a stopped attempt there is given up LOST_AFTER_S after its pods should be
+gone.
 """
 
 from __future__ import annotations
