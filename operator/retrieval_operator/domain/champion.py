@@ -172,7 +172,7 @@ def settle(context: Context) -> Settled:
     if former is not None and went_back:
         history, events = _rolled_back(context, former, champion)
     if reached or not went_back:
-        by = "" if went_back else _approver(context, champion)
+        by = "" if went_back or kind is not CandidateKind.REVISION else _approver(context, champion)
         history = with_entry(history, entry_of_promotion(champion, kind, new_id, by))
         message = cut(f"{_promotion_sentence(champion)}{by}")
         events = (*events, EmitEvent(type="Normal", reason=Reason.PROMOTED, message=message))

@@ -87,17 +87,26 @@ def retry_of(context: Context, history: list[HistoryEntry], kind: CandidateKind,
 def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
     """Newest first, at most 10; a second entry about the same event replaces the first.
 
-    Promotions that have their record stay however many refusals follow them: they are what traffic can go back to. So
-    does the newest that was judged by gates: refreshes are not.
+    The newest promotions of as many stacks as have their record stay, however much follows them: they are what traffic
+    can go back to. So does the newest that was judged by gates: refreshes are not.
     """
-    rest = [old for old in history if (old.id, old.outcome, old.at) != (entry.id, entry.outcome, entry.at)]
-    entries = [entry, *rest]
+    entries = [entry, *(old for old in history if not _is_replaced(old, entry))]
     promotions = [old for old in entries if old.outcome == "Promoted"]
     judged = [old for old in promotions if old.gates and old.kind is CandidateKind.REVISION][:1]
-    staying = [*[old for old in promotions if old.record is not None][: REVISION_HISTORY_MAX + 1], *judged]
+    of_stack = {old.record.stack: old for old in reversed(promotions) if old.record is not None}
+    staying = [*[old for old in promotions if old in of_stack.values()][: REVISION_HISTORY_MAX + 1], *judged]
     while len(entries) > HISTORY_MAX_ENTRIES:
         entries.remove(next(old for old in reversed(entries) if old not in staying))
     return entries
+
+
+def _is_replaced(old: HistoryEntry, new: HistoryEntry) -> bool:
+    """The same event; or a refresh that gave the same index as the one before, under the promotion of then."""
+    if (old.id, old.outcome, old.at) == (new.id, new.outcome, new.at):
+        return True
+    is_refresh = (old.kind, old.outcome) == (new.kind, new.outcome) == (CandidateKind.REFRESH, "Promoted")
+    has_records = old.record is not None and new.record is not None and old.record.stack == new.record.stack
+    return is_refresh and has_records and old.at == new.at
 
 
 def without_old_stacks(context: Context, history: list[HistoryEntry]) -> list[HistoryEntry]:

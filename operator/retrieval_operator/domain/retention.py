@@ -53,7 +53,8 @@ def _kept_keys(
     if wish is not None:
         keys.update((wish.id, wish.revision))
     keys.update(_named_by_uris(context, records))
-    return keys | _evaluation_keys(context, registry, keys, records)
+    slots = {holder.slot for holder in (context.champion, context.status.candidate, wish) if holder is not None}
+    return keys | _evaluation_keys(context, registry, keys, records, slots | {""})
 
 
 def _serving(context: Context) -> Iterator[StackRecord]:
@@ -75,9 +76,9 @@ def _not_promoted(history: list[HistoryEntry], limit: int) -> Iterator[str]:
 def _promoted_last(registry: RegistryObserved, limit: int) -> Iterator[str]:
     """The newest promotions as the registry remembers them, for a status that was wiped: the champion's and `limit`."""
     for step in (WorkloadStep.TRAIN, WorkloadStep.INDEX_SERVING):
-        promoted = [run for run in registry.runs.values() if run.step == step and promoted_at(run)]
-        promoted.sort(key=promoted_at, reverse=True)
-        yield from (run.key for run in promoted[: limit + 1])
+        # Refreshes that gave the same index again are one promotion.
+        promoted = {promoted_at(run): run.key for run in registry.runs.values() if run.step == step}
+        yield from (promoted[at] for at in sorted(promoted, reverse=True)[: limit + 1] if at)
 
 
 def _named_by_uris(context: Context, records: Iterable[StackRecord]) -> Iterator[str]:
@@ -97,14 +98,16 @@ def _path(uri: str) -> str:
 
 
 def _evaluation_keys(
-    context: Context, registry: RegistryObserved, keys: set[str], records: Iterable[StackRecord]
+    context: Context, registry: RegistryObserved, keys: set[str], records: Iterable[StackRecord], slots: set[str]
 ) -> set[str]:
-    """The generations with which kept bundles were judged, and those over today's data, to compare candidates with."""
+    """The generations with which kept bundles were judged, and those over today's data, to compare candidates with.
+
+    `slots` of trainings over that data, "" for those that the manifest asked for.
+    """
     reports = [registry.report(WorkloadStep.TRAIN, key) for key in keys]
     bundles = {record.bundle_id for record in records} | {str(report.get("id", "")) for report in reports if report}
     judged = [run for run in registry.runs.values() if run.step == WorkloadStep.INDEX_EVALUATION and run.report]
-    trained = [holder.slot for holder in (context.champion, context.status.candidate) if holder is not None]
-    uri, slots = context.spec.data.uri, {"", *trained}
+    uri = context.spec.data.uri
     return {
         *(run.key for run in judged if run.report and run.report.get("bundleId") in bundles),
         *(evaluation_generation_key(context.spec, bundle, uri, slot) for bundle in bundles for slot in slots),

@@ -189,6 +189,22 @@ def test_refused_candidates_keep_their_files_up_to_the_limit(make: Make) -> None
     assert kept_revisions(make, world) == "145"
 
 
+def test_a_refused_training_of_a_counter_keeps_the_index_of_the_champion_that_it_was_compared_with(make: Make) -> None:
+    """A retry measures with it: the data may be others by then, and both have to be of the same."""
+    world = Disk()
+    passing = world.outcomes
+    model = live_through(make, world, "1")
+    world.outcomes = lambda work: Outcome(exit_code=65, reason="BadInput") if work.step == "eval" else passing(work)
+    again = make(status=model.status, generation=2, annotations={"retrieval-operator.io/retrain": "1"})
+    for _ in range(2):
+        before, plan = run_until_settled(again, world, passes=SETTLED_BY)[-1]
+        again = world.after_pass(before, plan.status)
+        world.tick(4000)
+    assert again.status.history[0].outcome != "Promoted"
+    (compared,) = [run.key for run in world.runs.values() if run.step == "idxchamp"]
+    assert f"{ROOT}/indexes/{compared}" in world.files
+
+
 def test_a_bundle_of_our_own_that_is_imported_stays(make: Make) -> None:
     world = Disk()
     model = live_through(make, world, "123", revisionHistoryLimit=2)

@@ -277,6 +277,36 @@ def test_a_refresh_that_gives_the_same_index_ends_as_promoted(make: Make, live: 
     assert final.champion is not None and final.champion.generation_key == final.history[0].id
 
 
+def test_refreshes_of_unchanged_data_push_no_former_stack_out_of_the_history(make: Make, second_life: Call) -> None:
+    """However many nights bring nothing new, there is a way back, and the files for it."""
+    world = World(outcomes=same_serving_index)
+    model = second_life(world)
+    champion, former = model.status.champion, world.stacks[world.traffic.previous].record  # type: ignore[union-attr]
+    world.tick(10_000)
+    for night in range(12):
+        asks = {"spec.data.revision": "2", "spec.index.refresh.revision": f"night {night}"}
+        model = make(asks, status=model.status, generation=3 + night)
+        model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    told = [(entry.kind, entry.outcome) for entry in model.status.history]
+    assert told == [("Refresh", "Promoted"), ("Revision", "Promoted"), ("Revision", "Promoted")]
+    collected = {name for spec in world.specs.values() if spec.step == "collect" for name in spec.arguments}
+    assert not [name for name in collected if former.generation_key in name or former.revision in name]
+    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{former.stack}"}  # type: ignore[union-attr]
+    final = run_until_settled(make(asks, status=model.status, generation=20, annotations=asked), world)[-1][1].status
+    assert final.champion is not None and champion is not None
+    assert final.champion.stack == former.stack != champion.stack
+
+
+def same_serving_index(workload: WorkloadSpec) -> Outcome:
+    """Each bundle has one serving index, whenever it is built."""
+    report = passing_report(workload)
+    if workload.step == "index":
+        report["id"] = f"g-{report['bundleId'][2:]}"
+    if workload.step == "verify":
+        report["generationId"] = f"g-{report['bundleId'][2:]}"
+    return Outcome(report=report)
+
+
 @pytest.mark.parametrize("stop_after", range(14))
 def test_conditions_keep_their_rules_in_every_pass(
     make: Make, stop_after: int, step: Call, live: Call, worse: Outcomes

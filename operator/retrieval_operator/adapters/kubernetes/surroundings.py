@@ -237,10 +237,14 @@ class KubernetesSurroundings:
         now = self._clock()
         known = self._answers.items()
         self._answers = {kept: answer for kept, answer in known if 0 <= now - answer.known_at < _COUNTS_ON_S}
-        found = self._answers.get(key)
-        if found is None or not 0 <= now - found.asked_at < _KEPT_S:
-            found = self._answers[key] = await self._asked(key, ask, found or _Answer(_NOT_KNOWN, now, now), now)
-        return found.what
+        before = self._answers.get(key)
+        if before is not None and 0 <= now - before.asked_at < _KEPT_S:
+            return before.what
+        found = await self._asked(key, ask, before or _Answer(_NOT_KNOWN, now, now), now)
+        meanwhile = self._answers.get(key)  # events are those of a namespace: the pass of another object asks, too
+        if not found.is_late or meanwhile is None or meanwhile is before or meanwhile.is_late:
+            self._answers[key] = found
+        return self._answers[key].what
 
     async def _asked(
         self, key: tuple[str, ...], ask: Callable[[], Awaitable[Any]], before: _Answer, now: int

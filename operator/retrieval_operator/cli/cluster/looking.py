@@ -32,7 +32,8 @@ from retrieval_operator.api.constants import LABEL_MANAGED_BY, LABEL_NAME, MANAG
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.cli.views import Description, EventView
 from retrieval_operator.cli.way import what_next
-from retrieval_operator.domain.observed import StackObserved, TrafficObserved
+from retrieval_operator.domain.champion import with_memory
+from retrieval_operator.domain.observed import Observed, StackObserved, TrafficObserved
 from retrieval_operator.ports import Gone, Rejected
 
 _RUNNING_FOR_IT = (POD, SERVICE, JOB, POD_DISRUPTION_BUDGET, PYTORCH_JOB, INFERENCE_SERVICE)
@@ -93,7 +94,7 @@ async def look(
         workloads=workloads,
         pods=_pods(cache, model),
         stacks=stacks,
-        former=traffic.previous,
+        former=_former(model, traffic, stacks),
         logs=f"kubectl --namespace {namespace} logs job/NAME (of a PyTorchJob: pod/NAME-master-0)",
         attention="; ".join(f"not shown: {problem}" for problem in problems),
     )
@@ -103,9 +104,14 @@ async def former_stack(api: KubernetesApi, model: RetrievalModel, now: int) -> s
     """The stack that was live before, as the traffic remembers it; "" for none, or when that cannot be read."""
     seen = await see(api, model.metadata.namespace, model.metadata.name, kinds=(SERVICE,))
     try:
-        return read_traffic(seen.cache, model, now).previous
+        return _former(model, read_traffic(seen.cache, model, now), {})
     except Rejected:
         return ""
+
+
+def _former(model: RetrievalModel, traffic: TrafficObserved, stacks: Mapping[str, StackObserved]) -> str:
+    """With what only the status knows of it, as the operator does."""
+    return with_memory(model, Observed(traffic=traffic, stacks=stacks)).traffic.previous
 
 
 async def _list(api: KubernetesApi, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[Object] | str:
