@@ -149,10 +149,10 @@ def install_definition(kubeconfig: Path) -> None:
     with config.new_client_from_config(config_file=str(kubeconfig)) as connection:
         definition = yaml.safe_load((ROOT / "crds" / CRD_FILE).read_text())
         client.ApiextensionsV1Api(connection).create_custom_resource_definition(definition)
-        until(lambda: _is_served(client.CustomObjectsApi(connection)), "RetrievalModels are served")
+        until(lambda: is_served(client.CustomObjectsApi(connection)), "RetrievalModels are served")
 
 
-def _is_served(objects: client.CustomObjectsApi) -> bool:
+def is_served(objects: client.CustomObjectsApi) -> bool:
     """Right after the definition its path answers 404, then its storage 429, for a moment; `default` comes late too."""
     try:
         objects.list_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels")

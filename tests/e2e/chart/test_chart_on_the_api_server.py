@@ -17,6 +17,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
+from operator_process import is_served, until
 
 from retrieval_operator.adapters.kubernetes import kinds, permissions
 from retrieval_operator.adapters.kubernetes.kinds import Kind
@@ -43,14 +44,15 @@ EVERY_VERB = ("get", "list", "watch", "create", "update", "patch", "delete", "de
 
 @pytest.fixture
 def helm_here(helm, own_api_server: Path):
-    """helm on this server; a failure ends the test with its words."""
+    """helm on this server; a failure ends the test with its words, and leaves the next one no release."""
 
     def run(*arguments: str) -> str:
         done = helm(*arguments, "--namespace", "ops", "--kubeconfig", str(own_api_server))
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout)
 
-    return run
+    yield run
+    run("uninstall", RELEASE, "--no-hooks", "--ignore-not-found")
 
 
 @pytest.fixture
@@ -83,13 +85,12 @@ def make_namespace(core: client.CoreV1Api, document: dict[str, Any]) -> None:
 
 @pytest.fixture
 def installed(helm_here, namespaces):
-    """Installs the chart with these arguments; it goes without its hook, which needs a kubelet."""
+    """Installs the chart with these arguments."""
 
     def install(*arguments: str) -> None:
         helm_here("install", RELEASE, str(CHART), *arguments)
 
-    yield install
-    helm_here("uninstall", RELEASE, "--no-hooks")
+    return install
 
 
 def may(connection: client.ApiClient, user: str, verb: str, kind: Kind, namespace: str, subresource: str = "") -> bool:
@@ -174,6 +175,8 @@ def test_the_examples_are_accepted(installed, namespaces, connection) -> None:
 
 
 def make_object(objects: client.CustomObjectsApi, name: str, finalizers: list[str]) -> dict[str, Any]:
+    """Once its kind is served, which a definition that helm has just made is not yet."""
+    until(lambda: is_served(objects), "RetrievalModels are served")
     manifest = {**MANIFEST, "metadata": {"name": name, "namespace": "feed", "finalizers": finalizers}}
     made: dict[str, Any] = objects.create_namespaced_custom_object(GROUP, VERSION, "feed", "retrievalmodels", manifest)
     return made
@@ -197,7 +200,6 @@ def test_objects_made_under_an_older_chart_outlive_the_upgrade(helm_here, namesp
     assert after["spec"] == before["spec"]
 
     objects.delete_namespaced_custom_object(GROUP, VERSION, "feed", "retrievalmodels", "older")
-    helm_here("uninstall", RELEASE, "--no-hooks")
 
 
 def test_the_hook_frees_objects_and_they_outlive_the_chart(
@@ -221,7 +223,6 @@ def test_the_hook_frees_objects_and_they_outlive_the_chart(
 
     helm_here("install", RELEASE, str(CHART))  # the definition that stayed is taken over again
     objects.delete_namespaced_custom_object(GROUP, VERSION, "feed", "retrievalmodels", "kept")
-    helm_here("uninstall", RELEASE, "--no-hooks")
 
 
 def test_the_hook_may_do_what_it_does_and_nothing_else(helm_here, namespaces, connection, own_api_server: Path) -> None:
