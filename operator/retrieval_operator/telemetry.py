@@ -103,8 +103,8 @@ class ObjectStates(Collector):
     """Conditions of every object, and how old what it serves is, computed when asked for. What is gone has no series.
 
     Data: since the newest interaction its index knows. Index: since it was first promoted with this index; a rollback
-    does not make it young again. An object that has no champion, or is being deleted, has no ages. One
-    collector, for to read a status costs more than all it gives.
+    does not make it young again. An object that has no champion, or is being deleted, has no ages. One collector, for
+    to read a status costs more than all it gives.
     """
 
     def __init__(self, statuses: Statuses, clock: Callable[[], int]) -> None:

@@ -19,6 +19,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from retrieval_operator.adapters.kubernetes import permissions
+from retrieval_operator.adapters.kubernetes.kinds import RETRIEVAL_MODEL, Kind
 from retrieval_operator.api.constants import GROUP, VERSION
 from retrieval_operator.api.crd import CRD_FILE
 
@@ -152,10 +153,10 @@ def install_definition(kubeconfig: Path) -> None:
         until(lambda: is_served(client.CustomObjectsApi(connection)), "RetrievalModels are served")
 
 
-def is_served(objects: client.CustomObjectsApi) -> bool:
+def is_served(objects: client.CustomObjectsApi, kind: Kind = RETRIEVAL_MODEL, namespace: str = NAMESPACE) -> bool:
     """Right after the definition its path answers 404, then its storage 429, for a moment; `default` comes late too."""
     try:
-        objects.list_namespaced_custom_object(GROUP, VERSION, NAMESPACE, "retrievalmodels")
+        objects.list_namespaced_custom_object(kind.group, kind.version, namespace, kind.plural)
     except ApiException as error:
         if error.status in (404, 429):
             return False

@@ -138,14 +138,14 @@ def asks_for_revision(context: Context, champion: Champion) -> bool:
 
 def asks_for_generation(context: Context, champion: Champion) -> bool:
     """Whether the spec asks for the champion's index generation: whatever else is wanted then, a schedule asked."""
-    return champion.generation_key == _key_of(context, champion, champion.refresh_slot)
+    return champion.generation_key == generation_of(context, champion, champion.refresh_slot)
 
 
 def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
     champion = context.champion
     if champion is None:
         return None
-    key = _key_of(context, champion, taken.refresh)
+    key = generation_of(context, champion, taken.refresh)
     if champion.generation_key == key:
         return None
     kind = CandidateKind.REFRESH
@@ -195,13 +195,13 @@ def _asks_for_the_same(context: Context, taken: Slots, kind: CandidateKind, reco
         return False
     if kind is CandidateKind.SERVING:
         return record.serving_hash == serving_hash(context.spec)
-    return record.generation_key == _key_of(context, record, taken.refresh)
+    return record.generation_key == generation_of(context, record, taken.refresh)
 
 
-def _key_of(context: Context, stack: StackRecord | Champion, refresh_slot: str) -> str:
-    """The index generation that the manifest wants of this stack's bundle."""
-    imported = imported_by(context.model, stack.bundle_uri, stack.revision)
-    return generation_key(context.spec, stack.bundle_id, refresh_slot, imported)
+def generation_of(context: Context, holder: StackRecord | Champion | Candidate, refresh_slot: str) -> str:
+    """The key of the serving index that the manifest wants of this bundle."""
+    imported = imported_by(context.model, holder.bundle_uri, holder.revision)
+    return generation_key(context.spec, holder.bundle_id, refresh_slot, imported)
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:

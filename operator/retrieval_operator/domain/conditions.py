@@ -24,6 +24,7 @@ _MILESTONE_CONDITIONS: tuple[tuple[ConditionType, Step], ...] = (
     (ConditionType.INDEX_READY, Step.DEPLOYING),
     (ConditionType.ENCODER_READY, Step.AWAITING_APPROVAL),
 )
+_PRESENT_WHILE_TRUE = frozenset({ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.PROGRESSING})
 _ORDER = list(Step)
 _STEP_REASON: Mapping[Step, Reason] = {
     Step.PENDING: Reason.TRAINING,
@@ -79,12 +80,7 @@ def conditions(context: Context, found: Found) -> list[Condition]:
         **_milestones(found),
         **_progress(context, found),
     }
-    before = {condition.type: condition for condition in context.status.conditions}
-    present_while_true = {ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.PROGRESSING}
-    kept = {type_: condition for type_, condition in before.items() if type_ not in present_while_true}
-    types = [type_ for type_ in ConditionType if type_ in said or type_ in kept]
-    generation = context.model.metadata.generation
-    return [_condition(generation, context.now, type_, said.get(type_), before.get(type_)) for type_ in types]
+    return _listed(context.status, context.model.metadata.generation, context.now, said)
 
 
 def not_looked_after(
@@ -94,14 +90,11 @@ def not_looked_after(
 
     Champion and history stay for people to read.
     """
-    was = {condition.type: condition for condition in before.conditions}
     said = {
         ConditionType.READY: _Said("Unknown", reason, message),
         ConditionType.STALLED: _Said("True", reason, message),
     }
-    gone = {ConditionType.RECONCILING, ConditionType.PROGRESSING}
-    types = [type_ for type_ in ConditionType if type_ in said or (type_ in was and type_ not in gone)]
-    conditions = [_condition(generation, now, type_, said.get(type_), was.get(type_)) for type_ in types]
+    conditions = _listed(before, generation, now, said)
     return before.model_copy(update={"conditions": conditions, "observed_generation": generation, "phase": "Stalled"})
 
 
@@ -110,16 +103,21 @@ def of_deletion(context: Context, stalled: Reason | None, why: str) -> list[Cond
 
     What else was said before stays.
     """
-    was = {condition.type: condition for condition in context.status.conditions}
     said: dict[ConditionType, _Said] = {}
     if context.observed.traffic.live is None:
         said[ConditionType.READY] = _Said("False", Reason.DELETING, "being deleted, and nothing serves any more")
     if stalled is not None:
         said[ConditionType.STALLED] = _Said("True", stalled, why)
-    gone = {ConditionType.STALLED, ConditionType.RECONCILING, ConditionType.PROGRESSING}
-    types = [type_ for type_ in ConditionType if type_ in said or (type_ in was and type_ not in gone)]
-    generation = context.model.metadata.generation
-    return [_condition(generation, context.now, type_, said.get(type_), was.get(type_)) for type_ in types]
+    return _listed(context.status, context.model.metadata.generation, context.now, said)
+
+
+def _listed(
+    before: RetrievalModelStatus, generation: int, now: int, said: Mapping[ConditionType, _Said]
+) -> list[Condition]:
+    """What is said now, and of what was said before all that is not present only while it is True."""
+    was = {condition.type: condition for condition in before.conditions}
+    types = [type_ for type_ in ConditionType if type_ in said or (type_ in was and type_ not in _PRESENT_WHILE_TRUE)]
+    return [_condition(generation, now, type_, said.get(type_), was.get(type_)) for type_ in types]
 
 
 def _condition(

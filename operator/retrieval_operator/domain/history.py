@@ -93,8 +93,11 @@ def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[History
     entries = [entry, *(old for old in history if not _is_replaced(old, entry))]
     promotions = [old for old in entries if old.outcome == "Promoted"]
     judged = [old for old in promotions if old.gates and old.kind is CandidateKind.REVISION][:1]
-    of_stack = {old.record.stack: old for old in reversed(promotions) if old.record is not None}
-    staying = [*[old for old in promotions if old in of_stack.values()][: REVISION_HISTORY_MAX + 1], *judged]
+    newest_of: dict[str, HistoryEntry] = {}
+    for old in promotions:
+        if old.record is not None:
+            newest_of.setdefault(old.record.stack, old)
+    staying = [*list(newest_of.values())[: REVISION_HISTORY_MAX + 1], *judged]
     while len(entries) > HISTORY_MAX_ENTRIES:
         entries.remove(next(old for old in reversed(entries) if old not in staying))
     return entries
@@ -105,8 +108,8 @@ def _is_replaced(old: HistoryEntry, new: HistoryEntry) -> bool:
     if (old.id, old.outcome, old.at) == (new.id, new.outcome, new.at):
         return True
     is_refresh = (old.kind, old.outcome) == (new.kind, new.outcome) == (CandidateKind.REFRESH, "Promoted")
-    has_records = old.record is not None and new.record is not None and old.record.stack == new.record.stack
-    return is_refresh and has_records and old.at == new.at
+    is_same_stack = old.record is not None and new.record is not None and old.record.stack == new.record.stack
+    return is_refresh and is_same_stack and old.at == new.at
 
 
 def without_old_stacks(context: Context, history: list[HistoryEntry]) -> list[HistoryEntry]:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
 from native_cluster.binaries import Binaries
 from native_cluster.layout import default_cache
+from operator_process import is_served, until
 
 from retrieval_operator.adapters.kubernetes.cache import Cache, WriteThrough
 from retrieval_operator.adapters.kubernetes.client import KubernetesClient, connected
@@ -63,10 +63,7 @@ def namespace(own_api_server: Path) -> Iterator[Path]:
         # No webhook runs here that would convert or complete anything.
         client.ApiextensionsV1Api(connection).create_custom_resource_definition(definition)
         custom = client.CustomObjectsApi(connection)
-        deadline = time.monotonic() + DEADLINE_S
-        while not _is_served(custom):
-            assert time.monotonic() < deadline, f"InferenceServices are not served within {DEADLINE_S} s"
-            time.sleep(0.1)
+        until(lambda: is_served(custom, INFERENCE_SERVICE, NAMESPACE), "InferenceServices are served")
         yield own_api_server
 
 
@@ -82,18 +79,6 @@ def _definition() -> Object:
     definition: Object = yaml.load(text, Loader=yaml.CSafeLoader)
     definition["spec"].pop("conversion", None)
     return definition
-
-
-def _is_served(custom: client.CustomObjectsApi) -> bool:
-    """Right after the definition its path answers 404, then its storage 429, for a moment."""
-    kind = INFERENCE_SERVICE
-    try:
-        custom.list_namespaced_custom_object(kind.group, kind.version, NAMESPACE, kind.plural)
-    except ApiException as error:
-        if error.status in (404, 429):
-            return False
-        raise
-    return True
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from retrieval_operator.api.constants import (
 )
 from retrieval_operator.api.status import Candidate, CandidateKind, Champion, StackRecord, Step
 from retrieval_operator.domain import commands, gates
+from retrieval_operator.domain.candidates import generation_of
 from retrieval_operator.domain.champion import requested_rollback
 from retrieval_operator.domain.context import Context, Ended, Passed, Progress, Waiting, cut, failed, with_facts
 from retrieval_operator.domain.evidence import IndexReport, Unreadable, VerificationReport, read
-from retrieval_operator.domain.identity import digest, generation_key, serving_hash, stack_id, verification_key
+from retrieval_operator.domain.identity import digest, serving_hash, stack_id, verification_key
 from retrieval_operator.domain.milestones.work import report_of
 from retrieval_operator.domain.observed import StackObserved
 from retrieval_operator.domain.plan import CreateStack, ScaleStack, SwitchTraffic
@@ -49,7 +50,7 @@ def serving_indexed(context: Context, candidate: Candidate) -> Progress:
 
 
 def _serving_generation(context: Context, candidate: Candidate) -> IndexReport | Waiting | Ended:
-    key = _generation_key(context, candidate)
+    key = generation_of(context, candidate, candidate.refresh_slot)
     champion = context.champion
     reusable = champion.generation_uri if champion and champion.bundle_id == candidate.bundle_id else ""
     about = {"key": key, "bundle_id": candidate.bundle_id, "bundle": candidate.bundle_uri}
@@ -78,11 +79,6 @@ def _serving_generation(context: Context, candidate: Candidate) -> IndexReport |
     return generation
 
 
-def _generation_key(context: Context, candidate: Candidate) -> str:
-    imported = commands.imported_by(context.model, candidate.bundle_uri, candidate.revision)
-    return generation_key(context.spec, candidate.bundle_id, candidate.refresh_slot, imported)
-
-
 def _items_of(context: Context, champion: Champion) -> int | None:
     """Items in the champion's index: its record says so, of older records its report; None when neither does."""
     if champion.items is not None or context.registry is None:
@@ -96,7 +92,7 @@ def _items_of(context: Context, champion: Champion) -> int | None:
 
 def _record(context: Context, candidate: Candidate, generation: IndexReport) -> StackRecord:
     """The candidate's bundle over this generation, under the serving spec of now."""
-    key = _generation_key(context, candidate)
+    key = generation_of(context, candidate, candidate.refresh_slot)
     return StackRecord(
         stack=stack_id(candidate.bundle_id, generation.id, serving_hash(context.spec)),
         bundle_id=candidate.bundle_id,
