@@ -178,6 +178,21 @@ class KubernetesWorld:
         self.change(kind, namespace, name, {"status": None})
         self.change(kind, namespace, name, {"status": status})
 
+    def warn(self, obj: Object, reason: str, message: str) -> None:
+        """An event about an object that exists, as its controller or the kubelet records one."""
+        metadata = obj["metadata"]
+        self.put(
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": f"{metadata['name']}.{reason.lower()}", "namespace": metadata["namespace"]},
+                "type": "Warning",
+                "involvedObject": {"kind": obj["kind"], "name": metadata["name"], "uid": metadata["uid"]},
+                "reason": reason,
+                "message": message,
+            }
+        )
+
     def add_pod(self, owner: Object, template: Object, name: str, *, labels: Mapping[str, str] | None = None) -> Object:
         """A pod from a template (metadata and spec) of an owner that exists, as yet Pending."""
         metadata = template.get("metadata", {})
@@ -423,6 +438,13 @@ def owner_reference(owner: Object) -> Object:
 def termination_message(reason: str, message: str) -> str:
     """What our programs leave in /dev/termination-log (docs/contracts.md section 2)."""
     return json.dumps({"reason": reason, "message": message})
+
+
+def waiting_pod(reason: str, message: str = "") -> Object:
+    """The status of a pod that a node has and whose container waits, in the kubelet's words."""
+    waiting = {"reason": reason, "message": message}
+    container = {"name": "main", "image": "registry.example/indexer:1", "state": {"waiting": waiting}}
+    return {"phase": "Pending", "containerStatuses": [container]}
 
 
 def _address(obj: Object) -> tuple[Kind, str, str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes_world import KubernetesWorld
+from kubernetes_world import KubernetesWorld, waiting_pod
 
 from retrieval_operator.adapters.kubernetes.kinds import INFERENCE_SERVICE, JOB, POD, PYTORCH_JOB
 from retrieval_operator.adapters.kubernetes.programs import Reporting
+from retrieval_operator.adapters.kubernetes.stacks import KubernetesStacks
+from retrieval_operator.adapters.kubernetes.surroundings import KubernetesSurroundings
 from retrieval_operator.adapters.kubernetes.workloads import KubernetesWorkloads
 from retrieval_operator.api.objects import RetrievalModel, parse_manifest
 from retrieval_operator.api.status import StackRecord
@@ -145,3 +147,49 @@ def world(now: list[int]) -> KubernetesWorld:
 @pytest.fixture
 def workloads(world: KubernetesWorld, now: list[int]) -> KubernetesWorkloads:
     return KubernetesWorkloads(world.api, world.cache, lambda: now[0], images=IMAGES, reporting=REPORTING)
+
+
+@pytest.fixture
+def surroundings(world: KubernetesWorld, now: list[int]) -> KubernetesSurroundings:
+    return KubernetesSurroundings(world.api, world.cache, lambda: now[0])
+
+
+@pytest.fixture
+def told(surroundings: KubernetesSurroundings) -> Callable[[RetrievalModel], Awaitable[dict[str, str]]]:
+    """await told(model) is what its problems say, by dependency."""
+
+    async def ask(model: RetrievalModel) -> dict[str, str]:
+        return {problem.dependency: problem.message for problem in await surroundings.problems(model)}
+
+    return ask
+
+
+@pytest.fixture
+def claims(world: KubernetesWorld) -> dict[str, dict[str, Any]]:
+    """Both that the manifest names, bound."""
+    claims = {}
+    for name in ("models", "base-models"):
+        metadata = {"name": name, "namespace": "search"}
+        claims[name] = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
+        claims[name] |= {"spec": {}, "status": {"phase": "Bound"}}
+        world.put(claims[name])
+    return claims
+
+
+@pytest.fixture
+async def server(
+    world: KubernetesWorld, model: RetrievalModel, record: StackRecord, now: list[int], claims: object
+) -> str:
+    """A pod of a stack that waits for its volumes."""
+    stacks = KubernetesStacks(world.api, world.cache, lambda: now[0], images={"encoderServer": "server:1"})
+    await stacks.create(model, record, 1)
+    (pod,) = world.add_predictor_pods("search", "feed-s-1", 1)
+    world.set_status(POD, "search", pod, waiting_pod("ContainerCreating"))
+    return pod
+
+
+@pytest.fixture
+def going(model: RetrievalModel) -> RetrievalModel:
+    """The full manifest's object, being deleted."""
+    metadata = model.metadata.model_copy(update={"deletion_timestamp": NOW})
+    return model.model_copy(update={"metadata": metadata})

@@ -48,11 +48,13 @@ from retrieval_operator.adapters.kubernetes.pod_status import containers, first_
 from retrieval_operator.adapters.kubernetes.pods import storage_problem
 from retrieval_operator.adapters.kubernetes.refusals import refusals
 from retrieval_operator.adapters.kubernetes.servers import pods_by_stack
+from retrieval_operator.adapters.kubernetes.services import stack_name
 from retrieval_operator.adapters.kubernetes.stacks import unreadable_stacks
 from retrieval_operator.adapters.kubernetes.traffic import stable_service_of
 from retrieval_operator.adapters.kubernetes.workloads import has_ended, needs_pytorch_job
 from retrieval_operator.api.constants import LABEL_STACK
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.domain.identity import HASH_CHARS
 from retrieval_operator.domain.observed import Problem
 from retrieval_operator.ports import Rejected, Retryable
 
@@ -68,6 +70,8 @@ _COUNTS_ON_S = 300
 # A pass waits for an answer at most so long: a baking champion that fails has to go within its grace of 30 s. A gut
 # feeling; a listing of thousands of events takes a second or two.
 ANSWER_DEADLINE_S = 5.0
+
+_HOST_LABEL_MAX = 63  # RFC 1123
 
 _HIDDEN: Object = {}  # what this operator may not see
 _NOT_KNOWN: Object = {}  # what no answer was had about
@@ -142,6 +146,9 @@ class KubernetesSurroundings:
                 dependency="kserve",
                 message="this cluster has no InferenceService (serving.kserve.io/v1beta1); install KServe 0.20",
             )
+        too_long = _too_long_for_kserve(model)
+        if too_long:
+            yield Problem(dependency="kserve", message=too_long, holds_back=False)
 
     async def _storage(self, model: RetrievalModel) -> list[Problem]:
         unmountable = storage_problem(model.spec.storage)
@@ -259,6 +266,24 @@ class KubernetesSurroundings:
                 why = str(error) or f"no answer within {self._deadline_s:.0f} s"
                 log.warning("going on without an answer of the API server", about=" ".join(key), error=why)
             return replace(before, asked_at=now, is_late=True)
+
+
+def _too_long_for_kserve(model: RetrievalModel) -> str:
+    """Why KServe will serve no stack of this object, as a sentence; "" when it will.
+
+    It makes a host name for each, also for one that nobody asks at it, by its domainTemplate (KServe 0.20,
+    reconcilers/raw/raw_kube_reconciler.go). Its default is looked at; an administrator may have set another one.
+    """
+    name, namespace = model.metadata.name, model.metadata.namespace
+    excess = len(f"{stack_name(model, HASH_CHARS * '0')}-predictor-{namespace}") - _HOST_LABEL_MAX
+    if excess <= 0:
+        return ""
+    most = len(name) + len(namespace) - excess
+    return (
+        f"name and namespace have {len(name) + len(namespace)} characters together; unless KServe has another "
+        f"domainTemplate than its default, it makes no host name of more than {most}, and so starts no server: make "
+        "the object under a shorter name, or in another namespace"
+    )
 
 
 def _claims(model: RetrievalModel) -> dict[str, str]:
