@@ -24,6 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 from retrieval_core.errors import BadInput, StorageFailed, TemporarilyUnavailable
 
 CACHE_VARIABLE = "RETRIEVAL_CACHE_DIR"
+# Headers by which a web server tells contents apart (RFC 9110 section 8.8), as far as fsspec passes them on.
+_HTTP_VALIDATORS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
 def sha256_file(path: Path) -> str:
@@ -87,9 +89,10 @@ def is_local(uri: str) -> bool:
 def local_path(uri: str) -> Path:
     """A local path with the content of `uri`, which may name a file or a directory.
 
-    `file://` and plain paths are returned as they are, whether they exist or not. Anything else is downloaded once
-    per content (by the storage's own etag or time) into RETRIEVAL_CACHE_DIR. Raises BadInput when it does not exist
-    or its storage has no driver here, TemporarilyUnavailable when the storage fails.
+    `file://` and plain paths are returned as they are, whether they exist or not. Anything else is kept once per
+    content in RETRIEVAL_CACHE_DIR, and downloaded when the storage's own etag or time is new (each time where a web
+    server gives neither). Raises BadInput when it does not exist or its storage has no driver here,
+    TemporarilyUnavailable when the storage fails.
     """
     filesystem, path = _filesystem(uri)
     if isinstance(filesystem, LocalFileSystem):
@@ -98,11 +101,13 @@ def local_path(uri: str) -> Path:
         files = _remote_files(filesystem, path)
         if not files:
             raise BadInput(f"{uri} does not exist or is empty")
-        content = [(name, filesystem.ukey(remote)) for name, remote in files.items()]
-        key = hashlib.sha256(canonical_json([uri, content]).encode()).hexdigest()[:32]
-        cached = _cache_directory() / key
-        if not cached.exists():
-            _download(filesystem, files, cached)
+        versions = [(name, _version(filesystem, remote)) for name, remote in files.items()]
+        if any(version is None for _, version in versions):
+            cached = _download(filesystem, files, uri)
+        else:
+            cached = _cache_directory() / _digest([uri, versions])
+            if not cached.exists():
+                _download(filesystem, files, uri, cached)
     return cached / Path(path).name if "" in files else cached
 
 
@@ -211,21 +216,51 @@ def _storage_errors(uri: str) -> Iterator[None]:
 
 
 def _remote_files(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, str]:
-    """Relative name -> remote path, sorted; a single file has the empty relative name."""
-    found = sorted(str(name) for name in filesystem.find(path))
-    return {name.removeprefix(path).lstrip("/"): name for name in found}
+    """Relative name -> remote path, sorted; a single file has the empty relative name.
+
+    A listing is somebody else's text: BadInput for a name that leads out of `path`.
+    """
+    files = {name.removeprefix(path).removeprefix("/"): name for name in sorted(map(str, filesystem.find(path)))}
+    for name, remote in files.items():
+        parts = name.split("/")
+        is_inside = remote == path or (remote.startswith(f"{path}/") and not {"", ".", ".."} & set(parts))
+        if not is_inside or "\\" in name or "\0" in name:
+            raise BadInput(f"{path} lists {remote!r:.200}, which is not a name inside it")
+    return files
 
 
-def _download(filesystem: fsspec.AbstractFileSystem, files: dict[str, str], cached: Path) -> None:
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=cached.parent))
+def _version(filesystem: fsspec.AbstractFileSystem, remote: str) -> Any:
+    """What tells this content from others that had, or will have, the same name; None when its storage does not."""
+    if "http" not in filesystem.protocol:
+        return filesystem.ukey(remote)
+    # fsspec takes whatever comes over HTTP for unchanging (HTTPFileSystem.ukey), so its server is asked.
+    info = filesystem.info(remote)
+    said = [info[name] for name in _HTTP_VALIDATORS if name in info]
+    return [info["size"], *said] if said else None
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:32]
+
+
+def _download(
+    filesystem: fsspec.AbstractFileSystem, files: dict[str, str], uri: str, cached: Path | None = None
+) -> Path:
+    """Download to `cached`, None for the place in the cache that the bytes themselves name. Returns the place."""
+    parent = _cache_directory()
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=parent))
     try:
         for name, remote in files.items():
             target = temporary / (name or Path(remote).name)
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(remote, str(target))
-        with suppress(OSError):  # another process finished the same download first: its copy is as good
+        if cached is None:
+            hashes = {name: sha256_file(temporary / (name or Path(remote).name)) for name, remote in files.items()}
+            cached = parent / _digest([uri, hashes])
+        with suppress(OSError):  # the same download was finished before: that copy is as good
             temporary.rename(cached)
+        return cached
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

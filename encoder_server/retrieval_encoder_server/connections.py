@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from retrieval_encoder_server.lifecycle import Lifecycle, idle_close_at
 
 SCOPE_EXTENSION = "retrieval.must_end_connection"
+# Of a request's first line and headers, which uvicorn's parser does not bound. Counted in whole reads (up to 256 KiB),
+# which may hold the end of a body as well: so roomy.
+MAX_HEAD_BYTES = 512 * 2**10
 
 
 class AgingConnection(HttpToolsProtocol):
@@ -25,6 +28,8 @@ class AgingConnection(HttpToolsProtocol):
         self._lifecycle = lifecycle
         self._expires_at = 0.0
         self._active_at = 0.0
+        self._awaits_head = True
+        self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,12 +44,24 @@ class AgingConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._active_at = self.loop.time()
         super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._awaits_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
+        # Not with each byte: a head that never ends would keep its connection.
+        self._active_at = self.loop.time()
         super().on_message_begin()
         self.scope["extensions"] = {SCOPE_EXTENSION: self._must_end}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        self._awaits_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._awaits_head = True
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._active_at = self.loop.time()

@@ -15,19 +15,17 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval_core.errors import field_path
 from retrieval_core.log import get_logger
 from retrieval_encoder_server.batcher import Clock
 from retrieval_encoder_server.connections import SCOPE_EXTENSION
 from retrieval_encoder_server.engine import Ids
 from retrieval_encoder_server.metrics import Metrics
 from retrieval_encoder_server.model import KSERVE_ERRORS, as_refusal
-from retrieval_encoder_server.refusals import Malformed, Refused, TooLarge, TooSlow, WrongBundle
+from retrieval_encoder_server.refusals import Refused, TooLarge, TooSlow, WrongBundle
 
 EXPECTED_BUNDLE_HEADER = b"x-expected-bundle-id"
 # A client on the slowest sensible link sends 2 MiB within this. A gut feeling.
@@ -156,10 +154,6 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         metrics.refused.labels(refusal.reason).inc()
         return refusal_response(refusal)
 
-    async def refuse_v2_body(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return await refuse(request, Malformed(_describe_v2_body(error)))
-
     async def refuse_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return json_response({"error": {"message": error.detail, "type": "http"}}, error.status_code)
@@ -172,16 +166,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     kinds: list[type[Exception]] = [Refused, *KSERVE_ERRORS]
     for kind in kinds:
         app.add_exception_handler(kind, refuse)
-    app.add_exception_handler(RequestValidationError, refuse_v2_body)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(Exception, fail)
-
-
-def _describe_v2_body(error: RequestValidationError) -> str:
-    """KServe's V2 endpoint takes `InferenceRequest | bytes`, and pydantic reports on both; the first was meant."""
-    meant = [entry for entry in error.errors() if entry["loc"][:2] == ("body", "InferenceRequest")]
-    entries = [(entry["loc"][2:], entry["msg"]) for entry in meant] or [(("body",), e["msg"]) for e in error.errors()]
-    return "; ".join(f"{field_path(location)}: {message}" for location, message in entries[:5])
 
 
 def _content_length(scope: Scope) -> int:

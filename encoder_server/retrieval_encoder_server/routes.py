@@ -1,7 +1,7 @@
 """The endpoints: parse, call the service, write bytes.
 
-V1 and V2 inference and health are KServe's own endpoint functions, registered one by one: its `register_v2_endpoints`
-would also add one by which anybody who reaches the port can unload the model.
+V1 and V2 inference and health are KServe's own endpoint functions, one by one: its `register_v2_endpoints` would also
+add one by which anybody who reaches the port can unload the model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from retrieval_encoder_server.engine import Vectors
 from retrieval_encoder_server.http import Envelope, add_error_handlers, json_response
+from retrieval_encoder_server.inference import parse_inference
 from retrieval_encoder_server.metrics import Metrics
 from retrieval_encoder_server.model import ServerDataPlane
 from retrieval_encoder_server.refusals import NotServed
@@ -29,8 +30,9 @@ from retrieval_encoder_server.settings import Settings
 class Endpoints:
     """The endpoints that are ours."""
 
-    def __init__(self, service: Service, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, service: Service, settings: Settings, metrics: Metrics, v2: V2Endpoints) -> None:
         self._service = service
+        self._v2 = v2
         self._model_name = settings.model_name
         self._metrics = metrics
 
@@ -75,6 +77,11 @@ class Endpoints:
             }
         )
 
+    async def infer(self, request: Request, response: Response, model_name: str) -> Any:
+        """KServe's, with a body that is read here (`inference.py`)."""
+        asked = parse_inference(await request.body(), request.headers)
+        return await self._v2.infer(request, response, model_name, asked)
+
     async def metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._metrics.registry), headers={"content-type": content_type})
@@ -84,8 +91,8 @@ def build_app(data_plane: ServerDataPlane, service: Service, settings: Settings,
     """The ASGI application."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_error_handlers(app, metrics)
-    ours = Endpoints(service, settings, metrics)
     v1, v2 = V1Endpoints(data_plane), V2Endpoints(data_plane)
+    ours = Endpoints(service, settings, metrics, v2)
     routes: list[tuple[str, str, Any]] = [
         ("GET", "/v1/ids", ours.ids),
         ("POST", "/v1/embeddings", ours.embeddings),
@@ -100,7 +107,7 @@ def build_app(data_plane: ServerDataPlane, service: Service, settings: Settings,
         ("GET", "/v2/models", v2.models),
         ("GET", "/v2/models/{model_name}", v2.model_metadata),
         ("GET", "/v2/models/{model_name}/ready", v2.model_ready),
-        ("POST", "/v2/models/{model_name}/infer", v2.infer),
+        ("POST", "/v2/models/{model_name}/infer", ours.infer),
     ]
     for method, path, endpoint in routes:
         app.add_api_route(path, endpoint, methods=[method], response_model=None, status_code=HTTPStatus.OK)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from retrieval_core.dataset import MAX_ID_CHARS
 from retrieval_core.errors import describe_invalid_fields
 from retrieval_encoder_server.refusals import Malformed
 
@@ -20,11 +21,10 @@ MAX_K = 100_000
 MAX_EXCLUDED = 20_000
 MAX_FILTER_ATTRIBUTES = 16
 MAX_FILTER_VALUES = 1000
-MAX_ID_LENGTH = 512
 MAX_DIMENSION = 65_536
 
 FeatureObject = dict[str, Any]
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Dimension = Annotated[int, Field(ge=1, le=MAX_DIMENSION, strict=True)]
 

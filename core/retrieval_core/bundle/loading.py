@@ -83,6 +83,9 @@ def _existing_directory(uri: str | Path) -> Path:
 
 
 def _require_safetensors(path: Path) -> None:
+    if (path / "adapter_config.json").exists():
+        # transformers would go on to the base that it names, and load adapters from a pickle.
+        raise BadInput(f"{path} holds adapters (adapter_config.json); merge them into their base (merge_and_unload)")
     if any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)

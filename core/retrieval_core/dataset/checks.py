@@ -16,6 +16,8 @@ from retrieval_core.dataset.tables import FolderTable, Tables
 
 # The year 3000 in seconds. A later time is one in milliseconds: today's is the year 50000 and beyond.
 LATEST_TIME = 32_503_680_000
+# What is served must be nameable by clients: the encoder server takes ids up to this length. A gut feeling.
+MAX_ID_CHARS = 512
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ def _check_keys(source: FolderTable, column: str, problems: Problems) -> None:
     _check_not_null(source, column, problems)
     empty = _bools(pc.equal(source.table.column(column), "").fill_null(False))
     source.report_rows(problems, column, empty, "are empty strings, expected an id")
+    long = _bools(pc.greater(pc.utf8_length(source.table.column(column)), MAX_ID_CHARS).fill_null(False))
+    source.report_rows(problems, column, long, f"are longer than {MAX_ID_CHARS} characters, expected an id")
+    control = _bools(pc.match_substring_regex(source.table.column(column), r"[\x00-\x1f\x7f]").fill_null(False))
+    source.report_rows(problems, column, control, "hold control characters, expected an id")
 
 
 def _check_times(source: FolderTable, column: str, problems: Problems) -> None:

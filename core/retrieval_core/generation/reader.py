@@ -37,7 +37,7 @@ from retrieval_core.generation.search import Mask, SearchIndex, Vectors, read_in
 class SearchResult:
     """One entry per query, best first. An entry is shorter than k when fewer items were allowed."""
 
-    ids: list[npt.NDArray[np.str_]]
+    ids: list[npt.NDArray[np.object_]]
     scores: list[npt.NDArray[np.float32]]
 
 
@@ -92,9 +92,9 @@ class Generation:
         return self.manifest.served_dimension
 
     @cached_property
-    def ids(self) -> npt.NDArray[np.str_]:
-        """Item ids, str [count], in row order."""
-        return np.asarray(self._items["item_id"].to_pylist(), dtype=np.str_)
+    def ids(self) -> npt.NDArray[np.object_]:
+        """Item ids, str [count], in row order. Objects: one long id does not make all of them as wide."""
+        return np.asarray(self._items["item_id"].to_pylist(), dtype=np.object_)
 
     @cached_property
     def prompt_hashes(self) -> npt.NDArray[np.str_]:

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
-# Distinct texts kept per tokenizer: titles repeat in histories. At about 500 bytes each this is 30 MB at most.
+# Distinct texts kept per tokenizer: titles repeat in histories, and are short. A character takes up to four bytes, here
+# and in the result, so these are 130 MB at most, and 20 of usual titles.
 CACHED_TEXTS = 65_536
+CACHED_CHARACTERS = 256
 # A text longer than its budget could ever need is cut before it is tokenised. Tokens average 3 to 5 characters;
 # only runs of one character (rulers of dashes) exceed this, and lose nothing that matters.
 CHARACTERS_PER_TOKEN = 16
@@ -77,7 +79,8 @@ class SafeTexts:
         longest = CHARACTERS_PER_TOKEN * max(0, budget)
         if len(text) > longest:
             text = collapse(text)[:longest]
-        return self._fit_cached(text, before, budget, separator)
+        fit = self._fit_cached if len(text) <= CACHED_CHARACTERS else self._fit
+        return fit(text, before, budget, separator)
 
     def _fit(self, text: str, before: str, budget: int, separator: str) -> SafeText:
         text = collapse(text)

@@ -127,7 +127,7 @@ def build_evaluation_set(dataset: Dataset, generation: Generation) -> Evaluation
     _require_evaluation_generation(dataset, generation)
     view = FeatureView(dataset)
     corpus = np.flatnonzero(present_items(dataset, generation.manifest.as_of))
-    if not np.array_equal(generation.ids, dataset.item_ids[corpus].astype(np.str_)):
+    if not np.array_equal(generation.ids, dataset.item_ids[corpus]):
         raise BadInput(
             f"generation {generation.id} does not hold the items of the dataset in its order; build it again"
         )

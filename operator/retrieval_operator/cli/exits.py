@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import typer
 
+from retrieval_operator.api.text import printable
+
 
 class Exit(IntEnum):
     OK = 0
@@ -25,5 +27,5 @@ EPILOG = (
 def leave(code: Exit, *sentences: str) -> NoReturn:
     """End the command, saying why on standard error."""
     for sentence in sentences:
-        typer.echo(sentence, err=True)
+        typer.echo(printable(sentence), err=True)
     raise typer.Exit(code)

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from retrieval_operator.cli.output import Format
+from retrieval_operator.cli.output import Format, Harmless
 from retrieval_operator.ports import Retryable
 
 _LOOK_S = 2.0
@@ -35,9 +35,10 @@ async def follow(draw: Callable[[], Awaitable[RenderableType]]) -> None:
         while not stop.is_set():
             try:
                 shown = await draw()
-                live.update(shown, refresh=True)
+                live.update(Harmless(shown), refresh=True)
             except Retryable as error:
-                live.update(Group(shown, Text(f"{error}; trying again", style="yellow")), refresh=True)
+                again = Text(f"{error}; trying again", style="yellow")
+                live.update(Harmless(Group(shown, again)), refresh=True)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOOK_S)
 

@@ -11,9 +11,12 @@ from typing import Any
 import typer
 import yaml
 from rich import box
-from rich.console import Console, JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from retrieval_operator.api.text import printable
 
 # Wide enough that nothing is ever wrapped or cut in a pipe: grep and diff work on whole lines.
 _PIPE_WIDTH = 4000
@@ -82,12 +85,23 @@ def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:
     return grid
 
 
+class Harmless:
+    """What is shown in it can be written by anybody: only our own styles reach the terminal as control sequences."""
+
+    def __init__(self, part: RenderableType) -> None:
+        self._part = part
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._part, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def show(parts: Iterable[RenderableType], console: Console | None = None) -> None:
     """Print to the terminal; in a pipe, without colours, lines or wrapping."""
     console = console or Console()
     if console.is_terminal:
         for part in parts:
-            console.print(part)
+            console.print(Harmless(part))
         return
     typer.echo(as_text(parts), nl=False)
 
@@ -97,7 +111,7 @@ def as_text(parts: Iterable[RenderableType]) -> str:
     stream = StringIO()
     console = Console(file=stream, width=_PIPE_WIDTH, color_system=None, force_terminal=False, highlight=False)
     for part in parts:
-        console.print(plain(part) if isinstance(part, Table) else part)
+        console.print(Harmless(plain(part) if isinstance(part, Table) else part))
     return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
 
 

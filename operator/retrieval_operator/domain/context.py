@@ -17,6 +17,7 @@ from retrieval_operator.api.status import (
     StackRecord,
     Step,
 )
+from retrieval_operator.api.text import printable
 from retrieval_operator.domain.observed import Observed, RegistryObserved
 from retrieval_operator.domain.plan import Action
 
@@ -112,7 +113,8 @@ Progress = Waiting | Ended | Passed
 
 
 def cut(message: str) -> str:
-    """Messages in a status hold at most 1024 characters."""
+    """Messages in a status hold at most 1024 characters, and nothing that a terminal acts on."""
+    message = printable(message)
     return message if len(message) <= MESSAGE_MAX_CHARS else f"{message[: MESSAGE_MAX_CHARS - 1]}…"
 
 

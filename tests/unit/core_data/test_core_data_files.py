@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -109,6 +113,62 @@ def test_changed_remote_content_is_downloaded_again(memory, tmp_path):
     second = files.local_path("memory://bucket/x")
     assert (first / "deep/a.txt").read_text() == "version 1"
     assert (second / "deep/a.txt").read_text() == "version 2"
+
+
+@pytest.mark.parametrize(
+    "listed", ["x/../../escape", "x/deep/../../../escape", "elsewhere/a", "x//a", "x/a\\..\\..\\escape", "x/./a"]
+)
+def test_a_listing_that_leads_out_of_its_folder_is_refused(listed, memory, monkeypatch, tmp_path):
+    """A web page may name anything as its file."""
+    memory.pipe_file("/bucket/x/a", b"a")
+    monkeypatch.setattr(type(memory), "find", lambda *_, **__: ["/bucket/x/a", f"/bucket/{listed}"])
+    with pytest.raises(BadInput, match="which is not a name inside it"):
+        files.local_path("memory://bucket/x")
+    assert not (tmp_path / "cache").exists()
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files with their times, or, of a server that says nothing of the kind, without."""
+
+    says_when = True
+
+    def send_header(self, keyword, value):
+        if self.says_when or keyword != "Last-Modified":
+            super().send_header(keyword, value)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(memory, tmp_path):
+    """served(says_when) is the address at which a web server has this folder."""
+    with ExitStack() as servers:
+
+        def serve(says_when):
+            handler = type("Served", (Handler,), {"says_when": says_when})
+            address = ("127.0.0.1", 0)
+            server = servers.enter_context(
+                ThreadingHTTPServer(address, partial(handler, directory=str(tmp_path / "served")))
+            )
+            servers.callback(server.shutdown)
+            Thread(target=server.serve_forever, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+def test_what_a_web_server_has_replaced_is_downloaded_again(says_when, served, tmp_path):
+    file = tmp_path / "served" / "x" / "a.txt"
+    files.write_text(file, "version 1")
+    uri = f"{served(says_when)}/x"
+    first = files.local_path(uri)
+    assert files.local_path(uri) == first, "the same content is kept once"
+    files.write_text(file, "version 2")
+    os.utime(file, (0, file.stat().st_mtime + 1))
+    assert (files.local_path(uri) / "a.txt").read_text() == "version 2"
+    assert (first / "a.txt").read_text() == "version 1"
 
 
 @pytest.mark.parametrize("scheme", ["memory://bucket/x", "{tmp}/published"])

@@ -156,6 +156,8 @@ BROKEN = {
     ),
     "an id is null": (_set("items", "item_id", 3, None), "items/, column item_id: 1 of 4 rows are null"),
     "an id is empty": (_set("items", "item_id", 3, ""), "items/, column item_id: 1 of 4 rows are empty strings"),
+    "an id is longer than a client may name it": (_set("items", "item_id", 3, "x" * 513), "1 of 4 rows are longer than 512 characters"),
+    "an id holds what cannot be told apart": (_set("items", "item_id", 3, "i2\0"), "1 of 4 rows hold control characters"),
     "an interaction names an unknown member": (
         _set("interactions", "member_id", 4, "zoe"),
         "interactions/, column member_id: 1 of 7 rows name an id that is not in members/, column member_id "

@@ -47,6 +47,14 @@ def test_pickle_weights_are_refused(base):
         load_model(base)
 
 
+def test_adapters_beside_the_weights_are_refused(base):
+    """transformers follows the base that they name, and reads them from a pickle where it has no safetensors."""
+    (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base), "peft_type": "LORA"}))
+    torch.save({}, base / "adapter_model.bin")
+    with pytest.raises(BadInput, match="merge them into their base"):
+        load_model(base)
+
+
 def test_a_base_without_tokenizer_is_refused(base):
     for file in base.glob("tokenizer*"):
         file.unlink()

@@ -80,6 +80,12 @@ async def test_v2_infer_in_the_binary_extension(client, world):
         ({"inputs": []}, "inputs: found 0 tensors, expected one of"),
         ({}, "inputs: Field required"),
         ({"inputs": [{}]}, "inputs[0].name: Field required"),
+        ({"inputs": [{}] * 17}, "inputs: found 17 entries, expected at most 16"),
+        ({"inputs": [{"shape": [""] * 17}]}, "inputs.0.shape: found 17 entries"),
+        ({"inputs": [{"parameters": {str(n): [] for n in range(17)}}]}, "inputs.0.parameters: found 17 entries"),
+        ({"inputs": [], "outputs": [{}] * 17}, "outputs: found 17 entries"),
+        ({"inputs": [], "parameters": {str(n): [] for n in range(17)}}, "parameters: found 17 entries"),
+        ([{}] * 100, "the body: found list, expected an object"),
     ],
 )
 async def test_v2_refusals(client, body, message, error_of):

@@ -12,7 +12,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from retrieval_encoder_server.connections import SCOPE_EXTENSION, AgingConnection
+from retrieval_encoder_server.connections import MAX_HEAD_BYTES, SCOPE_EXTENSION, AgingConnection
 from retrieval_encoder_server.lifecycle import QUIET_S, Lifecycle, idle_close_at
 from retrieval_encoder_server.server import DrainingServer
 from retrieval_encoder_server.settings import Settings
@@ -259,6 +259,35 @@ async def test_half_a_request_keeps_an_aged_connection_open(connected):
     connected.connection.data_received(b"Host: test\r\n\r\n")
     await connected.respond()
     assert connected.wire.sent.endswith(b"connection: close\r\n\r\nok")
+
+
+async def test_a_head_that_comes_byte_by_byte_keeps_no_connection(connected):
+    connected.connection.data_received(b"GET / HTTP/1.1\r\n")
+    for now in range(1, int(connected.expires_at), 9):
+        connected.loop.advance(now)
+        connected.connection.data_received(b"a")
+    connected.loop.advance(connected.expires_at)
+    assert connected.wire.closed
+
+
+@pytest.mark.parametrize("piece", [b"a: " + b"b" * 1000 + b"\r\n", b"b" * 1000], ids=["headers", "one header"])
+async def test_a_head_without_end_is_refused(connected, piece):
+    connected.connection.data_received(b"GET / HTTP/1.1\r\na: ")
+    for _ in range(MAX_HEAD_BYTES // len(piece) + 1):
+        connected.connection.data_received(piece)
+    assert connected.wire.closed
+    assert connected.wire.sent.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_bodies_count_for_no_head(connected):
+    body = b"b" * 100_000
+    for _ in range(20):
+        connected.connection.data_received(b"POST / HTTP/1.1\r\nContent-Length: 300000\r\n\r\n")
+        for _ in range(3):
+            connected.connection.data_received(body)
+        await connected.settle()
+        await connected.respond()
+    assert connected.wire.sent.count(b"ok") == 20
 
 
 async def test_while_draining_every_response_ends_its_connection(connected, lifecycle):

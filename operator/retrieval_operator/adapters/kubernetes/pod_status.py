@@ -10,6 +10,7 @@ from typing import Literal
 from retrieval_operator.adapters.kubernetes.children import seconds
 from retrieval_operator.adapters.kubernetes.kinds import Object
 from retrieval_operator.api.constants import FINAL_EXIT_CODES, MESSAGE_MAX_CHARS, ExitCode
+from retrieval_operator.api.text import printable
 
 OUT_OF_MEMORY = "OOMKilled"  # the kubelet's word
 # A pod that should be gone since then runs on a node that nobody hears of. A gut feeling.
@@ -81,7 +82,7 @@ def condition(obj: Object, kind: str) -> Object:
 
 def one_line(sentence: str) -> str:
     """Without line breaks, and short enough for a status."""
-    return " ".join(sentence.split())[:_SENTENCE_MAX_CHARS]
+    return printable(" ".join(sentence.split()))[:_SENTENCE_MAX_CHARS]
 
 
 def containers(pod: Object) -> Sequence[Object]:
