@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 BUNDLE_ID = r"^b-[0-9a-f]{16}$"
 GENERATION_ID = r"^g-[0-9a-f]{16}$"
+NOT_PERSONAL = "notPersonal"  # the baseline that knows the candidate's item vectors, and no member
 
 
 class Unreadable(ValueError):
@@ -128,6 +129,22 @@ class VerificationReport(Report):
     max_score_error: float | None
     mismatches: tuple[str, ...] = ()
     latency_ms: Latency | None = None
+
+
+_READ = frozenset(
+    to_camel(name)
+    for report in (BundleReport, IndexReport, EvaluationReport, VerificationReport)
+    for name in report.model_fields
+)
+
+
+def essence(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is read of a report, for it is kept for years. The rows for people are most of an evaluation."""
+    kept = {name: value for name, value in document.items() if name in _READ}
+    rows = kept.get("comparisons")
+    if isinstance(rows, list):
+        kept["comparisons"] = [row for row in rows if not isinstance(row, dict) or row.get("baseline") == NOT_PERSONAL]
+    return kept
 
 
 R = TypeVar("R", bound=Report)

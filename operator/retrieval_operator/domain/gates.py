@@ -13,7 +13,13 @@ from typing import Literal
 
 from retrieval_operator.api.spec import Evaluation, Gate, Promotion
 from retrieval_operator.api.status import GateVerdict, HistoryEntry
-from retrieval_operator.domain.evidence import EvaluationReport, GateEvidence, IndexReport, VerificationReport
+from retrieval_operator.domain.evidence import (
+    NOT_PERSONAL,
+    EvaluationReport,
+    GateEvidence,
+    IndexReport,
+    VerificationReport,
+)
 
 Verdict = Literal["Passed", "Failed", "Inconclusive"]
 _WORST_FIRST: tuple[Verdict, ...] = ("Failed", "Inconclusive", "Passed")
@@ -89,7 +95,7 @@ def _shown(value: float | None) -> str | None:
 
 def _without_member(gate: Gate, report: EvaluationReport) -> str:
     """How much of the value the candidate owes to knowing the member; "" when not measured. Decides nothing."""
-    wanted = ("notPersonal", gate.metric, gate.k, gate.pool, gate.segment)
+    wanted = (NOT_PERSONAL, gate.metric, gate.k, gate.pool, gate.segment)
     for row in report.comparisons:
         if (row.baseline, row.metric, row.k, row.pool, row.segment) == wanted:
             numbers = f"{row.delta:+.4f} ({row.lower:+.4f} to {row.upper:+.4f})"

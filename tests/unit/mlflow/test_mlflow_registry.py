@@ -64,7 +64,26 @@ class TestObserve:
         ):
             await registry.observe(model)
 
-    @pytest.mark.parametrize("content", [b"[]", b"{}", b'"x"', b'{"a": NaN}', b"\xff", b""], ids=repr)
+    async def test_of_a_report_only_what_decides_is_kept_in_memory(self, scripted, model, missing, run_entry):
+        rows = [{"baseline": baseline, "delta": 0.1} for baseline in ("random", "notPersonal")]
+        report = {"formatVersion": 1, "kind": "evaluation", "collapsed": False, "gates": [{"n": 1}]}
+        content = json.dumps(report | {"comparisons": rows, "metrics": [{"value": 0.5}], "plot": "x.png"}).encode()
+        run = run_entry("r", **{"retrieval.report": hashlib.sha256(content).hexdigest()})
+        registry, _ = scripted(
+            [
+                EXPERIMENT,
+                ("POST runs/search", {"runs": [run]}),
+                ("GET /get-artifact", content),
+                ("GET registered-models/get", missing),
+            ]
+        )
+        assert (await registry.observe(model)).report("train", "k") == report | {"comparisons": rows[1:]}
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"[]", b"{}", b'"x"', b'{"a": NaN}', b"\xff", b"", b"[" * 100_000, b" " * (2**21 + 1)],
+        ids=lambda c: repr(c)[:12],
+    )
     async def test_a_report_that_is_no_document_is_none_and_its_tag_is_removed(
         self, scripted, model, missing, run_entry, content
     ):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 from pydantic import ValidationError
 
+from retrieval_operator.adapters.mlflow import rest
 from retrieval_operator.adapters.mlflow.connection import Connection, Pages
-from retrieval_operator.adapters.mlflow.rest import ANSWER_MAX_BYTES, AlreadyExists, NotFound, RestClient
+from retrieval_operator.adapters.mlflow.rest import REPORT_MAX_BYTES, AlreadyExists, NotFound, RestClient, TooLarge
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
 
@@ -157,9 +160,36 @@ async def test_every_page_is_read(method):
     assert asked == ["", "second", "third"]
 
 
-def _token(request: httpx.Request) -> str:
-    import json
+async def test_a_page_that_is_too_large_is_read_in_parts(monkeypatch):
+    """Runs come with all their metrics: a page of them has no size that is known beforehand."""
+    monkeypatch.setattr(rest, "ANSWER_MAX_BYTES", 2000)
+    asked = []
 
+    def handler(request: httpx.Request) -> httpx.Response:
+        query = json.loads(request.content)
+        start, size = int(query.get("page_token") or 0), query["max_results"]
+        asked.append(size)
+        entries = [{"n": n, "metrics": "x" * 300} for n in range(start, min(start + size, 300))]
+        following = {"next_page_token": str(start + size)} if start + size < 300 else {}
+        return httpx.Response(200, json={"runs": entries, **following})
+
+    found = [entry["n"] async for entry in client(handler).pages("POST", "runs/search", "runs", {})]
+    assert found == list(range(300))
+    assert asked == [200, 100, 50, 25, 12, *[6] * 50]
+
+
+async def test_one_entry_that_is_too_large_is_told(monkeypatch):
+    monkeypatch.setattr(rest, "ANSWER_MAX_BYTES", 100)
+    with pytest.raises(TooLarge):
+        await anext(client(answers(200, {"runs": [{"n": "x" * 200}]})).pages("POST", "runs/search", "runs", {}))
+
+
+async def test_an_answer_that_is_nested_too_deep_is_none_of_mlflows():
+    with pytest.raises(Rejected, match="something other than MLflow's JSON"):
+        await client(lambda _: httpx.Response(200, content=b"[" * 100_000)).get("runs/get", {})
+
+
+def _token(request: httpx.Request) -> str:
     return json.loads(request.content).get("page_token", "")
 
 
@@ -200,7 +230,7 @@ class TestArtifact:
         async def stream():
             for _ in range(100):
                 read.append(1)
-                yield b"x" * (ANSWER_MAX_BYTES // 4)
+                yield b"x" * (REPORT_MAX_BYTES // 4)
 
         rest = client(lambda request: httpx.Response(200, content=stream()))
         assert await rest.artifact("r", "report.json") is None

@@ -7,7 +7,7 @@ PortError
 │       ├── NotFound        MLflow's RESOURCE_DOES_NOT_EXIST: a named thing is not there (any more)
 │       └── AlreadyExists   MLflow's RESOURCE_ALREADY_EXISTS: somebody created it in the meantime
 └── Rejected      401, 403, a redirect, another 4xx, an answer that is not MLflow's
-    └── TooLarge            more than ANSWER_MAX_BYTES
+    └── TooLarge            more than ANSWER_MAX_BYTES, or REPORT_MAX_BYTES
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ from retrieval_operator.adapters.mlflow.outage import NoAnswer, Outage
 from retrieval_operator.ports import Rejected, Retryable, Stale
 
 API = "/api/2.0/mlflow/"
-PAGE_SIZE = 1000
-# A report is some kilobytes and a page of 1000 runs about 2 MB; the control plane's memory must not depend on what
-# somebody uploads under a report's name.
+# A run comes with all its metrics, an evaluation's of the widest manifest with 1700: 62 kB. So such a page has 12 MB at
+# most, and one of an object with default settings, all of whose runs it may hold, less than 1.
+PAGE_SIZE = 200
+# The control plane's memory must not depend on what somebody uploads: JSON takes up to 25 times its bytes when it is
+# read. A report of the widest manifest has 0.6 MB.
 ANSWER_MAX_BYTES = 16 * 2**20
+REPORT_MAX_BYTES = 2 * 2**20
 # What passes within milliseconds: a refused connection during a restart, a kept-alive connection that was closed.
 # Time-outs are left out: a second one would hold a worker of the control plane for another `timeout_s`.
 _QUICK_FAILURES = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -64,7 +67,7 @@ class _Answer:
         """The JSON object of the body, None when it is anything else."""
         try:
             document = json.loads(self.content)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of one that is nested too deep
             return None
         return document if isinstance(document, dict) else None
 
@@ -128,12 +131,19 @@ class RestClient:
     ) -> AsyncIterator[dict[str, Any]]:
         """Every entry of a search, page by page: the objects under `field` of the answers.
 
-        Raises KeyError for an answer that holds something else instead.
+        A page that is too large is asked for anew in parts: MLflow's token names an offset, whatever the page's size.
+        Raises KeyError for an answer that holds something else instead, TooLarge for a single entry that is.
         """
-        token = ""
+        token, size = "", PAGE_SIZE
         while True:
-            page = {**query, "max_results": PAGE_SIZE} | ({"page_token": token} if token else {})
-            answer = await (self.get(path, page) if method == "GET" else self.post(path, page))
+            page = {**query, "max_results": size} | ({"page_token": token} if token else {})
+            try:
+                answer = await (self.get(path, page) if method == "GET" else self.post(path, page))
+            except TooLarge:
+                if size == 1:
+                    raise
+                size //= 2
+                continue
             # MLflow leaves an empty list out, and then its answer is empty: anything else is not "there are none".
             for entry in answer[field] if answer.keys() - {"next_page_token"} else []:
                 yield entry
@@ -142,7 +152,7 @@ class RestClient:
                 return
 
     async def artifact(self, run_id: str, path: str) -> bytes | None:
-        """The bytes of a run's artifact; None when it is not there or larger than ANSWER_MAX_BYTES.
+        """The bytes of a run's artifact; None when it is not there or larger than REPORT_MAX_BYTES.
 
         Asks at the address that MLflow's own page uses: it serves every artifact store, proxied by MLflow or not.
         A time-out is no sign of MLflow's outage here: it may be the store's, which has one of its own.
@@ -150,7 +160,8 @@ class RestClient:
         self._outage.check()
         try:
             with self._store_outage.request():
-                answer = await self._exchange("GET", "/get-artifact", params={"run_id": run_id, "path": path})
+                asked = {"run_id": run_id, "path": path}
+                answer = await self._exchange("GET", "/get-artifact", params=asked, max_bytes=REPORT_MAX_BYTES)
                 self._raise_for_status(answer, f"GET get-artifact {path}")
         except (NotFound, TooLarge):
             return None
@@ -169,8 +180,15 @@ class RestClient:
         return any(entry.get("path") == path for entry in listed.get("files", []))
 
     async def _exchange(
-        self, method: str, url: str, *, params: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        max_bytes: int | None = None,
     ) -> _Answer:
+        """`max_bytes`: None for ANSWER_MAX_BYTES."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(_QUICK_FAILURES),
             stop=stop_after_attempt(3) | stop_after_delay(2.5),
@@ -179,19 +197,26 @@ class RestClient:
             reraise=True,
         )
         try:
-            return await attempts(self._exchange_once, method, url, params, body)
+            return await attempts(self._exchange_once, method, url, params, body, max_bytes or ANSWER_MAX_BYTES)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
     async def _exchange_once(
-        self, method: str, url: str, params: Mapping[str, Any] | None, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None,
+        max_bytes: int,
     ) -> _Answer:
         async with self._http.stream(method, url, params=params, json=body) as response:
             content = bytearray()
             async for chunk in response.aiter_bytes():
                 content += chunk
-                if len(content) > ANSWER_MAX_BYTES:
-                    raise TooLarge(f"{self._connection.uri}: the answer to {method} {url} is over 16 MiB")
+                if len(content) > max_bytes:
+                    raise TooLarge(
+                        f"{self._connection.uri}: the answer to {method} {url} is over {max_bytes >> 20} MiB"
+                    )
             return _Answer(response.status_code, bytes(content), response.headers.get("Location", ""))
 
     def _unreachable(self, error: httpx.HTTPError) -> Rejected | Retryable:

@@ -20,6 +20,7 @@ import structlog
 from retrieval_operator.adapters.mlflow.limits import cut_tag
 from retrieval_operator.adapters.mlflow.rest import AlreadyExists, RestClient
 from retrieval_operator.api.constants import TAG_KEY, TAG_OWNER, TAG_REPORT, TAG_STEP
+from retrieval_operator.domain import evidence
 from retrieval_operator.domain.observed import RunObserved, RunStatus
 from retrieval_operator.domain.plan import EnsureRun
 from retrieval_operator.ports import PortError, Rejected, Stale
@@ -228,10 +229,10 @@ class Runs:
         else:
             try:
                 report = json.loads(content, parse_constant=_refuse_constant)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter of one that is nested too deep
                 report = None
             if isinstance(report, dict) and report:
-                return report
+                return evidence.essence(report)
             problem = "not a JSON object"
         log.warning("registry.report_refused", run_id=run.run_id, problem=problem)
         await self._try_post("runs/delete-tag", {"run_id": run.run_id, "key": TAG_REPORT})
