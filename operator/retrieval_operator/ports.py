@@ -102,8 +102,8 @@ class Traffic(Protocol):
     async def switch(self, model: RetrievalModel, record: StackRecord, observed_version: str, now: int) -> None:
         """Point new connections at the stack. Raises Stale on another version, or when the stack does not exist.
 
-        The same record again: nothing. The same stack under another record (a retraining that gave the same bundle):
-        the record is replaced; since when the stack is live, and which was before it, stay.
+        The same record again: nothing. The same stack under another record (a retraining that gave the same bundle and
+        index): the record is replaced; since when the stack is live, and which was before it, stay.
         """
 
     async def close(self, model: RetrievalModel) -> None:

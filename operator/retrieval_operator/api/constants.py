@@ -53,8 +53,11 @@ ALIAS_CANDIDATE = "candidate"
 ALIAS_CHAMPION = "champion"
 
 MESSAGE_MAX_CHARS = 1024
-HISTORY_MAX_ENTRIES = 10
-# With the champion's own promotion, the newest that gates have judged, and the newest entry of all: 10 entries.
+HISTORY_MAX_ENTRIES = 14
+# Stacks gone back from since the last promotion that are remembered, so that nothing of them begins again by itself.
+LEFT_STACKS_MAX = 3
+# With the champion's own promotion, the newest that gates have judged, the stacks gone back from, the way back that
+# failed, and the newest entry of all: 14 entries.
 REVISION_HISTORY_MAX = 7
 REQUEST_MAX_CHARS = 256  # of an annotation above; the longest we write, a rollback, has about 60
 MAX_GENERATION = 2**53 - 1  # the largest integer that every JSON reader keeps exact

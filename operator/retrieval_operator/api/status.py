@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from retrieval_operator.api.conditions import Condition, Reason
-from retrieval_operator.api.constants import MAX_GENERATION
+from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES, MAX_GENERATION
 from retrieval_operator.api.types import Time
 
 # Bounds of what the operator writes itself: roomy, since a status over them could never be stored.
@@ -197,7 +197,7 @@ class RetrievalModelStatus(StatusPart):
     champion: Champion | None = Field(default=None, description="champion is the stack that serves.")
     candidate: Candidate | None = Field(default=None, description="candidate is the one piece of work in flight.")
     history: list[HistoryEntry] = Field(
-        default_factory=list, max_length=10, description="history of candidates, newest first."
+        default_factory=list, max_length=HISTORY_MAX_ENTRIES, description="history of candidates, newest first."
     )
     address: Address = Field(default="", description="address is where clients find the champion.")
     handled_retry: Line = Field(default="", description="handledRetry is the last retry that was acted on.")

@@ -8,7 +8,6 @@ from retrieval_operator.api.constants import RETRAIN_ANNOTATION, RETRY_ANNOTATIO
 from retrieval_operator.api.spec import RetrievalModelSpec
 from retrieval_operator.api.status import Candidate, CandidateKind, Champion, HistoryEntry, StackRecord
 from retrieval_operator.domain.champion import requested_rollback
-from retrieval_operator.domain.commands import imported_by
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.history import REFUSING, is_unknown, newest, refusal, retry_of, retry_was_handled
 from retrieval_operator.domain.identity import generation_key, revision_hash, serving_hash, stack_id
@@ -200,8 +199,7 @@ def _asks_for_the_same(context: Context, taken: Slots, kind: CandidateKind, reco
 
 def generation_of(context: Context, holder: StackRecord | Champion | Candidate, refresh_slot: str) -> str:
     """The key of the serving index that the manifest wants of this bundle."""
-    imported = imported_by(context.model, holder.bundle_uri, holder.revision)
-    return generation_key(context.spec, holder.bundle_id, refresh_slot, imported)
+    return generation_key(context.spec, holder.bundle_id, holder.revision, refresh_slot)
 
 
 def may_begin(context: Context, wish: Wanted) -> bool:
@@ -244,7 +242,7 @@ def new_candidate(context: Context, wish: Wanted, history: list[HistoryEntry]) -
         generation=context.model.metadata.generation,
         started_at=context.now,
         step_started_at=context.now,
-        data_uri=context.spec.data.uri,
+        data_uri=_data_uri(context, wish.kind),
         bundle_id=champion.bundle_id if champion and serves_champion else "",
         bundle_uri=champion.bundle_uri if champion and serves_champion else "",
         model_version=champion.model_version if champion and serves_champion else "",
@@ -252,6 +250,18 @@ def new_candidate(context: Context, wish: Wanted, history: list[HistoryEntry]) -
         retry=retry_of(context, history, wish.kind, wish.id),
         ignored_attempts=highest_attempts(context) if entry is not None and entry.retried else {},
     )
+
+
+def _data_uri(context: Context, kind: CandidateKind) -> str:
+    """Where the candidate's data are: where the manifest says.
+
+    Not of a refresh while the manifest asks for another revision than the champion's, which was refused, or gone back
+    from: its data serve nobody, under whatever model.
+    """
+    champion = context.champion
+    if kind is CandidateKind.REFRESH and champion is not None and not asks_for_revision(context, champion):
+        return champion.data_uri
+    return context.spec.data.uri
 
 
 def highest_attempts(context: Context) -> dict[str, int]:

@@ -86,8 +86,8 @@ def with_former(model: RetrievalModel, observed: Observed) -> RetrievalModel:
     return model.model_copy(update={"status": model.status.model_copy(update={"history": [*history, entry]})})
 
 
-def _is_same(live: StackRecord, remembered: Champion) -> bool:
-    """Not a retraining that gave the same bundle, and so the same stack."""
+def _is_same(live: StackRecord, remembered: Champion | Candidate) -> bool:
+    """Not a retraining that gave the same bundle and index, and so the same stack."""
     return (live.stack, live.revision) == (remembered.stack, remembered.revision)
 
 
@@ -134,7 +134,7 @@ def _judged(model: RetrievalModel, live: StackRecord) -> tuple[list[GateVerdict]
     """The verdict that let this stack in and the run that holds its evaluation; nothing for a wiped status."""
     status = model.status
     for holder in (status.champion, status.candidate):
-        if holder is not None and holder.stack == live.stack and holder.gates:
+        if holder is not None and _is_same(live, holder) and holder.gates:
             return holder.gates, holder.evaluation_run
     # A refresh is not judged by these gates; what let its revision in still holds.
     entry = next((e for e in status.history if _let_in(e, live)), None)
@@ -272,16 +272,20 @@ def rollback_actions(context: Context) -> tuple[Action, ...]:
     if request is not None:
         stack = context.observed.stacks.get(request.target.stack)
         if stack is not None and stack.is_ready:
-            return _switch_back(context, champion, stack.record, "asked for")
+            return _switch_back(context, champion, request.target, "asked for")
     if not context.spec.rollback.automatic or context.now >= champion.baking_until:
         return ()
-    former = context.observed.stacks.get(context.observed.traffic.previous)
+    previous = context.observed.traffic.previous
+    former, record = context.observed.stacks.get(previous), _former_record(context, previous)
     found = failed_bake_check(context, champion)
-    return _switch_back(context, champion, former.record, found) if found and former and former.is_ready else ()
+    return _switch_back(context, champion, record, found) if found and record and former and former.is_ready else ()
 
 
 def _switch_back(context: Context, champion: Champion, record: StackRecord, why: str) -> tuple[Action, ...]:
-    """Traffic first: the registry may be away, and clients matter more than the record."""
+    """Traffic first: the registry may be away, and clients matter more than the record.
+
+    Under the record that it had when it was live, which may be a later one than the stack's own (`regained_traffic`).
+    """
     message = f"going back from stack {champion.stack} to {record.stack}: {why}"
     switch = SwitchTraffic(record=record, observed_version=context.observed.traffic.version)
     event = EmitEvent(type="Warning", reason=Reason.ROLLED_BACK, message=message, of_action=True)
@@ -294,7 +298,7 @@ def regained_traffic(context: Context) -> tuple[Action, ...]:
     """Nothing points at the champion any more: point at it again, and make an address anew once its stack can answer.
 
     An address that is there and leads nowhere serves nobody as it is, so it waits for nothing. Under the record that
-    the traffic had: a retraining that gave the same bundle has moved it on from the stack's own.
+    the traffic had: a retraining that gave the same stack has moved it on from the stack's own.
     """
     champion, traffic = context.champion, context.observed.traffic
     if champion is None or traffic.live is not None:

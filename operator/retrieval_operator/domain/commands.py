@@ -24,16 +24,7 @@ def storage_root(model: RetrievalModel) -> str:
 
 
 def bundle_uri(model: RetrievalModel, revision: str) -> str:
-    return model.spec.model.bundle_uri or _trained_uri(model, revision)
-
-
-def imported_by(model: RetrievalModel, bundle: str, revision: str) -> str:
-    """The revision, if it imported this bundle, "" if it trained it; whatever the manifest says by now."""
-    return "" if bundle == _trained_uri(model, revision) else revision
-
-
-def _trained_uri(model: RetrievalModel, revision: str) -> str:
-    return f"{storage_root(model)}/revisions/{revision}/bundle"
+    return model.spec.model.bundle_uri or f"{storage_root(model)}/revisions/{revision}/bundle"
 
 
 def generation_uri(model: RetrievalModel, key: str) -> str:

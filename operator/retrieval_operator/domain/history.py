@@ -9,6 +9,7 @@ from __future__ import annotations
 from retrieval_operator.api.conditions import Reason
 from retrieval_operator.api.constants import (
     HISTORY_MAX_ENTRIES,
+    LEFT_STACKS_MAX,
     REVISION_HISTORY_MAX,
     TAG_PROMOTED_AT,
     TAG_RETRY,
@@ -85,10 +86,11 @@ def retry_of(context: Context, history: list[HistoryEntry], kind: CandidateKind,
 
 
 def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
-    """Newest first, at most 10; a second entry about the same event replaces the first.
+    """Newest first, at most HISTORY_MAX_ENTRIES; a second entry about the same event replaces the first.
 
-    The newest promotions of as many stacks as have their record stay, however much follows them: they are what traffic
-    can go back to. So does the newest that was judged by gates: refreshes are not.
+    However much follows them, some stay. The newest promotions of as many stacks as have their record: they are what
+    traffic can go back to. The newest that was judged by gates: refreshes are not. And what was
+    gone back from since, with the way back that failed last: it would begin again by itself, were that forgotten.
     """
     entries = [entry, *(old for old in history if not _is_replaced(old, entry))]
     promotions = [old for old in entries if old.outcome == "Promoted"]
@@ -97,10 +99,20 @@ def with_entry(history: list[HistoryEntry], entry: HistoryEntry) -> list[History
     for old in promotions:
         if old.record is not None:
             newest_of.setdefault(old.record.stack, old)
-    staying = [*list(newest_of.values())[: REVISION_HISTORY_MAX + 1], *judged]
+    staying = [*list(newest_of.values())[: REVISION_HISTORY_MAX + 1], *judged, *_left_since(entries)]
     while len(entries) > HISTORY_MAX_ENTRIES:
         entries.remove(next(old for old in reversed(entries) if old not in staying))
     return entries
+
+
+def _left_since(entries: list[HistoryEntry]) -> list[HistoryEntry]:
+    """Since the newest promotion that was no way back: the stacks that were left, and the way back that failed last."""
+    ways_back = {entry.at for entry in entries if entry.outcome == "RolledBack"}
+    since = max((e.at for e in entries if e.outcome == "Promoted" and e.at not in ways_back), default=0)
+    refused = [e for e in entries if e.at >= since and e.outcome in REFUSING and not e.retried]
+    left = [entry for entry in refused if entry.outcome == "RolledBack"]
+    failed = [entry for entry in refused if entry.kind is CandidateKind.ROLLBACK]
+    return [*left[:LEFT_STACKS_MAX], *failed[:1]]
 
 
 def _is_replaced(old: HistoryEntry, new: HistoryEntry) -> bool:

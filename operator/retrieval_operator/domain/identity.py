@@ -46,20 +46,20 @@ def revision_hash(spec: RetrievalModelSpec, slot: str) -> str:
     )
 
 
-def generation_key(spec: RetrievalModelSpec, bundle_id: str, refresh_slot: str, imported: str) -> str:
-    """One serving index build: the bundle, the index settings, and which refresh asked for it.
+def generation_key(spec: RetrievalModelSpec, bundle_id: str, revision: str, refresh_slot: str) -> str:
+    """One serving index build: the bundle, the index settings, and which revision or refresh asked for it.
 
-    `imported` is the revision that imported the bundle, which then is the same over other data; "" for a training,
-    whose bundle the data have made.
+    One bundle may serve other data: one that is imported does, and so does a training that saw no difference, for
+    what is new are items that nobody has engaged with yet. So the revision counts as well.
     """
     return digest(
         "generation",
         {
             "bundle": bundle_id,
+            "revision": revision,
             "index": _chosen(spec.index.explicit(), _GENERATION_FIELDS),
             "servedDimension": spec.model.served_dimension,
             "refresh": [spec.index.refresh.revision or "", refresh_slot],
-            **({"imported": imported} if imported else {}),
         },
     )
 
@@ -110,6 +110,9 @@ def stack_id(bundle_id: str, generation_id: str, serving: str) -> str:
     return digest("stack", {"bundle": bundle_id, "generation": generation_id, "serving": serving})
 
 
-def verification_key(stack: str, retry: str) -> str:
-    """One verification of a dark stack; a person's retry asks anew."""
-    return digest("verification", {"stack": stack, "retry": retry})
+def verification_key(stack: str, retry: str, image: str = "") -> str:
+    """One verification of a dark stack; a person's retry asks anew.
+
+    `image` is that of its servers where those of another one were asked before, "" otherwise.
+    """
+    return digest("verification", {"stack": stack, "retry": retry, **({"image": image} if image else {})})

@@ -54,7 +54,8 @@ def _kept_keys(
         keys.update((wish.id, wish.revision))
     keys.update(_named_by_uris(context, records))
     slots = {holder.slot for holder in (context.champion, context.status.candidate, wish) if holder is not None}
-    return keys | _evaluation_keys(context, registry, keys, records, slots | {""})
+    compared = _compared(context, registry, history)
+    return keys | _evaluation_keys(context, registry, keys, records, slots | {""}, compared)
 
 
 def _serving(context: Context) -> Iterator[StackRecord]:
@@ -97,18 +98,38 @@ def _path(uri: str) -> str:
     return uri.removeprefix("file://")
 
 
+def _compared(context: Context, registry: RegistryObserved, history: list[HistoryEntry]) -> set[str]:
+    """The ids of the generations that the evaluations compared which the status still shows; none for a wiped one."""
+    shown = {holder.evaluation_run for holder in (context.champion, *history) if holder is not None}
+    reports = [run.report for run in registry.runs.values() if run.report and run.run_id in shown]
+    sides = [report.get(side) for report in reports for side in ("candidate", "champion")]
+    return {str(side.get("generationId", "")) for side in sides if isinstance(side, Mapping)}
+
+
 def _evaluation_keys(
-    context: Context, registry: RegistryObserved, keys: set[str], records: Iterable[StackRecord], slots: set[str]
+    context: Context,
+    registry: RegistryObserved,
+    keys: set[str],
+    records: Iterable[StackRecord],
+    slots: set[str],
+    compared: set[str],
 ) -> set[str]:
     """The generations with which kept bundles were judged, and those over today's data, to compare candidates with.
 
-    `slots` of trainings over that data, "" for those that the manifest asked for.
+    `slots` of trainings over that data, "" for those that the manifest asked for. A bundle may stay for years and be
+    judged each night: of its generations only those `compared` (by id) stay, all where nothing says which.
     """
     reports = [registry.report(WorkloadStep.TRAIN, key) for key in keys]
     bundles = {record.bundle_id for record in records} | {str(report.get("id", "")) for report in reports if report}
     judged = [run for run in registry.runs.values() if run.step == WorkloadStep.INDEX_EVALUATION and run.report]
     uri = context.spec.data.uri
     return {
-        *(run.key for run in judged if run.report and run.report.get("bundleId") in bundles),
+        *(
+            run.key
+            for run in judged
+            if run.report
+            and run.report.get("bundleId") in bundles
+            and (not compared or run.report.get("id") in compared)
+        ),
         *(evaluation_generation_key(context.spec, bundle, uri, slot) for bundle in bundles for slot in slots),
     }

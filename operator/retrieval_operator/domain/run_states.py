@@ -37,7 +37,8 @@ def _unwritten_images(context: Context, run: RunObserved) -> dict[str, str]:
     images = {TAG_IMAGE: latest.image if latest else ""}
     if run.step == WorkloadStep.VERIFY:
         stack = context.observed.stacks.get(run.tags.get(TAG_STACK, ""))
-        images[TAG_SERVER_IMAGE] = stack.image if stack else ""
+        has_asked = run.report is not None and TAG_SERVER_IMAGE in run.tags  # and not those that run by now
+        images[TAG_SERVER_IMAGE] = stack.image if stack and not has_asked else ""
     return {name: image for name, image in images.items() if image and image != run.tags.get(name)}
 
 

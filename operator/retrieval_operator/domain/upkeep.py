@@ -11,6 +11,7 @@ from retrieval_operator.api.constants import (
     ALIAS_CHAMPION,
     TAG_APPROVED_BY,
     TAG_AWAITING,
+    TAG_BUNDLE_URI,
     TAG_PROMOTED_AT,
     TAG_REJECTED_BY,
     TAG_RETRY,
@@ -166,6 +167,7 @@ def projections(
         return ()
     return (
         *_aliases(context, registry, candidate),
+        *_revisions(context, registry, candidate),
         *_verdicts(context, registry, history),
         *_promotion_times(registry, history),
         *_retry_tag(registry, history, retry),
@@ -199,6 +201,26 @@ def _was_recorded(context: Context) -> bool:
     """Whether the status already knew this champion: then the alias was moved by hand, not left behind by a switch."""
     recorded = context.status.champion
     return recorded is not None and context.champion is not None and recorded.stack == context.champion.stack
+
+
+def _revisions(context: Context, registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
+    """Several revisions may have given one bundle, which has one version: it tells of the champion's, if that has it.
+
+    Else of the candidate's, which nobody has judged yet.
+    """
+    is_revision = candidate is not None and candidate.kind is CandidateKind.REVISION
+    told: dict[str, Candidate | Champion] = {}
+    for holder in (candidate if is_revision else None, context.champion):
+        if holder is not None:
+            told[holder.bundle_id] = holder
+    return [
+        DescribeVersion(
+            version=version.number,
+            tags={TAG_REVISION: holder.revision, TAG_BUNDLE_URI: holder.bundle_uri, TAG_VERDICT: ""},
+        )
+        for bundle, holder in told.items()
+        if (version := registry.versions.get(bundle)) is not None and version.tags.get(TAG_REVISION) != holder.revision
+    ]
 
 
 def _verdicts(context: Context, registry: RegistryObserved, history: list[HistoryEntry]) -> list[Action]:

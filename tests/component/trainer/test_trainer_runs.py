@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
@@ -79,6 +81,23 @@ def test_the_bundle_gives_the_vectors_the_trainer_computes(
     members = encoder.encode_members([view.member_features(int(row), time, history) for row in rows])
     items = encoder.encode_items([view.item_features(int(row), time) for row in rows])
     np.testing.assert_allclose(vectors, np.concatenate([members, items]), atol=1e-5)
+
+
+def test_items_that_nobody_has_engaged_with_leave_the_bundle_as_it_was(
+    trained: Path, dataset: Dataset, config_text: Callable[..., str], tmp_path: Path
+) -> None:
+    """So a serving index is not known by its bundle alone: the operator counts the revision, too."""
+    with_one_more = tmp_path / "with-one-more"
+    shutil.copytree(dataset.path, with_one_more)
+    (file,) = with_one_more.glob("items*/*.parquet")
+    items = pq.read_table(file)
+    newcomer = items.slice(0, 1).set_column(0, "item_id", pa.array(["newcomer"]))
+    pq.write_table(pa.concat_tables([items, newcomer]), file)
+    config = json.loads(config_text()) | {"revision": "r2", "dataset": str(with_one_more)}
+    assert train(json.dumps(config), tmp_path / "out").exit_code == 0
+    again, before = Bundle.open(tmp_path / "out"), Bundle.open(trained)
+    assert again.training["snapshot"] != before.training["snapshot"]
+    assert again.manifest.id == before.manifest.id
 
 
 def test_a_second_start_does_nothing(trained: Path, config_text: Callable[..., str]) -> None:

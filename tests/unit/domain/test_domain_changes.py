@@ -71,7 +71,7 @@ def test_a_change_does_what_the_table_says_and_moves_just_that_hash(
     assert effect_of_change(before, after) is effect
     moved = {
         Effect.REVISION: revision_hash(before, "") != revision_hash(after, ""),
-        Effect.GENERATION: generation_key(before, "b", "", "") != generation_key(after, "b", "", ""),
+        Effect.GENERATION: generation_key(before, "b", "r", "") != generation_key(after, "b", "r", ""),
         Effect.STACK: serving_hash(before) != serving_hash(after),
     }
     assert moved == {kind: kind is effect for kind in moved}

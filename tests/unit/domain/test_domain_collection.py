@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval_operator.api.constants import TAG_COLLECTED, TAG_REPORT, ExitCode
+from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES, TAG_COLLECTED, TAG_REPORT, ExitCode
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.decide import decide
@@ -70,7 +72,7 @@ def needed(model: RetrievalModel, world: Disk) -> set[str]:
     return {uri for record in records for uri in (record.bundle_uri, record.generation_uri)}
 
 
-def live_through(make: Make, world: Disk, revisions: str, **spec: Any) -> RetrievalModel:
+def live_through(make: Make, world: Disk, revisions: Sequence[str], **spec: Any) -> RetrievalModel:
     """Promote one revision after the other, and let each rollback window pass."""
     model = make()
     for number, revision in enumerate(revisions):
@@ -112,6 +114,23 @@ def test_every_index_of_a_collected_revision_goes_too(make: Make) -> None:
     kept = 2 * 2 + 1
     assert made > kept == len(runs), "of both kept stacks: what they served, their judgement; and 3 as 4 was judged"
     assert sum("/evaluations/" in path for path in world.files) == 4, "verdicts are small, and stay"
+
+
+def test_a_bundle_that_stays_does_not_keep_each_index_that_it_was_ever_judged_with(make: Make) -> None:
+    """One that is imported, or trained again to the same bytes, over other data each night."""
+    one = "b-0123456789abcdef"
+
+    def indexes_after(nights: int) -> int:
+        world = Disk()
+        programs = world.outcomes
+        world.outcomes = lambda work: replace(
+            outcome := programs(work), report=json.loads(re.sub("b-[0-9a-f]{16}", one, json.dumps(outcome.report)))
+        )
+        live_through(make, world, [str(night) for night in range(nights)], revisionHistoryLimit=1)
+        assert {run.report["id"] for run in world.runs.values() if run.step == "train" and run.report} == {one}
+        return sum("/indexes/" in path for path in world.files)
+
+    assert indexes_after(2 * HISTORY_MAX_ENTRIES) == indexes_after(HISTORY_MAX_ENTRIES + 4)
 
 
 def test_a_settled_object_removes_nothing_again(make: Make) -> None:

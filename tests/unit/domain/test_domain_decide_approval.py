@@ -141,3 +141,21 @@ def test_without_manual_mode_nobody_is_said_to_have_approved(make: Make, step: C
     run_until_settled(make(status=model.status, generation=2), world)
     assert world.traffic.live is not None
     assert "approved_by" not in next(iter(world.versions.values())).tags
+
+
+def test_each_time_that_a_stack_is_to_follow_another_a_person_is_asked_anew(make: Make) -> None:
+    """The evaluation is the same one, and the answer that it got is still on the version's page."""
+    world, status, approve = World(), RetrievalModelStatus(), dict[str, str]()
+    asked = []
+    for generation, revision in enumerate(["1", "2", "1", "2"], start=1):
+        manifest = MANUAL | {"spec.data.revision": revision}
+        world.tick(100_000)
+        model = make(manifest, status=status, annotations=approve, generation=generation)
+        status = run_until_settled(model, world)[-1][1].status
+        assert status.candidate is not None, f"nobody was asked the {generation}. time"
+        asked.append(status.candidate.approval_token)
+        approve = {"retrieval-operator.io/approve": asked[-1]}
+        model = make(manifest, status=status, annotations=approve, generation=generation)
+        status = run_until_settled(model, world)[-1][1].status
+        assert status.history[0].outcome == "Promoted"
+    assert len(set(asked)) == 4

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from retrieval_operator.api.conditions import ConditionType
+from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import CandidateKind, RetrievalModelStatus, Step
 from retrieval_operator.domain.decide import decide
@@ -116,7 +117,7 @@ def test_many_refusals_do_not_push_out_the_stack_that_traffic_can_go_back_to(
     for revision in range(3, 16):
         another = make({"spec.data.revision": str(revision)}, status=status, generation=revision)
         status = run_until_settled(another, world)[-1][1].status
-    assert len(status.history) == 10
+    assert len(status.history) == HISTORY_MAX_ENTRIES
     assert older in [entry.record.stack for entry in status.history if entry.record is not None]
 
 
@@ -218,95 +219,6 @@ def test_an_imported_bundle_is_not_trained(make: Make) -> None:
     assert status.champion is not None and status.champion.bundle_uri == "/bundles/good/bundle"
 
 
-def test_an_imported_bundle_gets_another_index_with_other_data(make: Make) -> None:
-    """Its id stays, so nothing but the revision tells the indexes apart."""
-    world = World(outcomes=same_bundle)
-    imported = {"spec.model": {"bundleUri": "/bundles/good/bundle"}}
-    first = run_until_settled(make(imported), world)[-1][1].status.champion
-    newer = imported | {"spec.data.uri": "/data/two", "spec.data.revision": "2"}
-    model = with_status(make(newer, generation=2), run_until_settled(make(imported), world)[-1][1].status)
-    final = run_until_settled(model, world)[-1][1].status
-    assert first is not None and final.champion is not None
-    assert final.champion.bundle_id == first.bundle_id
-    assert (final.champion.data_uri, final.history[0].outcome) == ("/data/two", "Promoted")
-    assert final.champion.generation_key != first.generation_key
-    built = [spec.arguments for spec in world.specs.values() if spec.step == "index"]
-    assert ["/data/two" in arguments for arguments in built] == [False, True]
-    before = list(world.created)
-    run_until_settled(with_status(model, final), world)
-    assert world.created == before
-
-
-def test_a_refused_import_over_other_data_does_not_serve_as_a_refresh(make: Make) -> None:
-    def refused(workload: WorkloadSpec) -> Outcome:
-        report = dict(same_bundle(workload).report)
-        if report.get("champion"):
-            report["gates"] = [gate | {"value": 0.1, "valueLower": 0.1, "valueUpper": 0.1} for gate in report["gates"]]
-        return Outcome(report=report)
-
-    world = World(outcomes=same_bundle)
-    imported = {"spec.model": {"bundleUri": "/bundles/good/bundle"}}
-    status = run_until_settled(make(imported), world)[-1][1].status
-    world.outcomes = refused
-    newer = make(imported | {"spec.data.revision": "2"}, status=status, generation=2)
-    final = run_until_settled(newer, world)[-1][1].status
-    assert final.history[0].outcome == "Rejected"
-    assert [spec.step for spec in world.specs.values()].count("index") == 1
-
-
-def same_generation(workload: WorkloadSpec) -> Outcome:
-    """The serving index is the same content each time, as over unchanged data."""
-    report, generation = passing_report(workload), "g-2222222222222222"
-    if workload.step == "index":
-        report["id"] = generation
-    if workload.step == "verify":
-        report["generationId"] = generation
-    return Outcome(report=report)
-
-
-def test_a_refresh_that_gives_the_same_index_ends_as_promoted(make: Make, live: Call) -> None:
-    world = World(outcomes=same_generation)
-    status = live(world)
-    switched_at = world.traffic.switched_at
-    asks = make({"spec.index.refresh.revision": "monday"}, status=status, generation=2)
-    final = run_until_settled(asks, world)[-1][1].status
-    kinds = [(entry.kind, entry.outcome) for entry in final.history]
-    assert kinds == [("Refresh", "Promoted"), ("Revision", "Promoted")]
-    assert (final.phase, final.candidate) == ("Live", None)
-    assert world.traffic.switched_at == switched_at, "the stack is the same one, and no client noticed"
-    assert final.champion is not None and final.champion.generation_key == final.history[0].id
-
-
-def test_refreshes_of_unchanged_data_push_no_former_stack_out_of_the_history(make: Make, second_life: Call) -> None:
-    """However many nights bring nothing new, there is a way back, and the files for it."""
-    world = World(outcomes=same_serving_index)
-    model = second_life(world)
-    champion, former = model.status.champion, world.stacks[world.traffic.previous].record  # type: ignore[union-attr]
-    world.tick(10_000)
-    for night in range(12):
-        asks = {"spec.data.revision": "2", "spec.index.refresh.revision": f"night {night}"}
-        model = make(asks, status=model.status, generation=3 + night)
-        model = with_status(model, run_until_settled(model, world)[-1][1].status)
-    told = [(entry.kind, entry.outcome) for entry in model.status.history]
-    assert told == [("Refresh", "Promoted"), ("Revision", "Promoted"), ("Revision", "Promoted")]
-    collected = {name for spec in world.specs.values() if spec.step == "collect" for name in spec.arguments}
-    assert not [name for name in collected if former.generation_key in name or former.revision in name]
-    asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{former.stack}"}  # type: ignore[union-attr]
-    final = run_until_settled(make(asks, status=model.status, generation=20, annotations=asked), world)[-1][1].status
-    assert final.champion is not None and champion is not None
-    assert final.champion.stack == former.stack != champion.stack
-
-
-def same_serving_index(workload: WorkloadSpec) -> Outcome:
-    """Each bundle has one serving index, whenever it is built."""
-    report = passing_report(workload)
-    if workload.step == "index":
-        report["id"] = f"g-{report['bundleId'][2:]}"
-    if workload.step == "verify":
-        report["generationId"] = f"g-{report['bundleId'][2:]}"
-    return Outcome(report=report)
-
-
 @pytest.mark.parametrize("stop_after", range(14))
 def test_conditions_keep_their_rules_in_every_pass(
     make: Make, stop_after: int, step: Call, live: Call, worse: Outcomes
@@ -326,33 +238,6 @@ def test_conditions_keep_their_rules_in_every_pass(
     assert all(len(c.message) <= 1024 for c in plan.status.conditions)
     assert found[ConditionType.READY].status == "True"
     assert plan.status.observed_generation == 2
-
-
-def same_bundle(workload: WorkloadSpec) -> Outcome:
-    """Two trainings that give the same bytes, as a seeded one does."""
-    report, bundle = passing_report(workload), "b-1111111111111111"
-    if workload.step == "train":
-        report["id"] = bundle
-    if "bundleId" in report and "count" not in report:
-        report["bundleId"] = bundle
-    for who in ("candidate", "champion"):
-        if report.get(who):
-            report[who]["bundleId"] = bundle
-    return Outcome(report=report)
-
-
-def test_a_retraining_that_gives_the_same_bundle_ends_and_is_not_done_again(make: Make, live: Call) -> None:
-    world = World(outcomes=same_bundle)
-    status = live(world)
-    switched_at = world.traffic.switched_at
-    again = make(status=status, annotations={"retrieval-operator.io/retrain": "1"})
-    final = run_until_settled(again, world)[-1][1].status
-    assert world.traffic.switched_at == switched_at, "no client noticed"
-    assert final.champion.revision != status.champion.revision
-    assert (final.history[0].outcome, final.phase) == ("Promoted", "Live")
-    before = list(world.created)
-    run_until_settled(make(annotations={"retrieval-operator.io/retrain": "1"}), world)  # status wiped
-    assert world.created == before
 
 
 def test_going_back_to_an_earlier_manifest_is_a_promotion_and_not_a_rollback(make: Make, second_life: Call) -> None:
@@ -406,3 +291,38 @@ def test_writing_down_the_default_name_of_the_registered_model_changes_nothing(m
     status = live(world)
     named = make({"spec.registry": {"name": "default.feed"}}, status=status, generation=2)
     assert run_until_settled(named, world)[-1][1].status.phase == "Live"
+
+
+def datasets(world: World) -> list[str]:
+    """Over which the serving indexes were built."""
+    built = [spec.arguments for spec in world.specs.values() if spec.step == "index"]
+    return [arguments[arguments.index("--dataset") + 1] for arguments in built]
+
+
+def test_a_refresh_reads_the_data_where_the_manifest_says_that_they_are(make: Make, live: Call) -> None:
+    world = World()
+    moved = make(
+        {"spec.data.uri": "/data/moved", "spec.index.refresh.revision": "monday"}, status=live(world), generation=2
+    )
+    assert run_until_settled(moved, world)[-1][1].status.champion.data_uri == "/data/moved"  # type: ignore[union-attr]
+    assert datasets(world) == ["/data/one", "/data/moved"]
+
+
+@pytest.mark.parametrize("ended", ["refused", "gone back from"])
+def test_a_refresh_under_the_champion_does_not_serve_the_data_of_a_revision_that_was(
+    ended: str, make: Make, live: Call, worse: Outcomes
+) -> None:
+    world = World()
+    status, other = live(world), {"spec.data.uri": "/data/two", "spec.data.revision": "2"}
+    former, asked = status.champion.stack, dict[str, str]()
+    world.outcomes = worse if ended == "refused" else all_pass
+    status = run_until_settled(make(other, status=status, generation=2), world)[-1][1].status
+    if ended == "gone back from":
+        asked = {"retrieval-operator.io/rollback": f"{status.champion.token}:{former}"}  # type: ignore[union-attr]
+        status = run_until_settled(make(other, status=status, generation=2, annotations=asked), world)[-1][1].status
+    before = datasets(world)
+    refreshed = other | {"spec.index.refresh.revision": "monday"}
+    status = run_until_settled(make(refreshed, status=status, generation=3, annotations=asked), world)[-1][1].status
+    assert datasets(world) == [*before, "/data/one"]
+    assert status.champion is not None and status.champion.data_uri == "/data/one"
+    assert (status.history[0].kind, status.history[0].outcome) == ("Refresh", "Promoted")

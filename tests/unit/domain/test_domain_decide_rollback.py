@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from retrieval_operator.api.conditions import ConditionType
+from retrieval_operator.api.constants import HISTORY_MAX_ENTRIES
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.plan import CreateStack, DeleteStack, SetFinalizer, SwitchTraffic
 from retrieval_operator.domain.simulate import (
+    Outcome,
     World,
     run_until_settled,
     with_status,
@@ -239,6 +241,58 @@ def test_a_serving_spec_that_was_gone_back_from_is_not_tried_under_an_older_stac
         model = with_status(model, run_until_settled(model, world)[-1][1].status)
     assert world.traffic.live is not None and world.traffic.live.stack == first
     assert model.status.candidate is None
+
+
+def refusals(model: RetrievalModel, world: World, make: Make, changes: dict[str, Any], asked: dict[str, str]) -> Any:
+    """Many revisions after it that cannot be trained; the status with what is left of the history."""
+    passing, status = world.outcomes, model.status
+    world.outcomes = lambda work: Outcome(exit_code=65) if work.step == "train" else passing(work)
+    for generation in range(10, 10 + 2 * HISTORY_MAX_ENTRIES):
+        newer = changes | {"spec.data.revision": f"night {generation}"}
+        again = make(newer, status=status, generation=generation, annotations=asked)
+        status = run_until_settled(again, world)[-1][1].status
+    return status
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_was_gone_back_from_is_left_however_many_refusals_follow(
+    times: int, make: Make, second_life: Call
+) -> None:
+    """The manifest asks for it all the while."""
+    world = World()
+    model = second_life(world)
+    for generation, image in enumerate(["server:3", "server:4", "server:5"], start=3):
+        unwanted = {"spec.data.revision": "2", "spec.serving.image": image}
+        model = make(unwanted, status=model.status, generation=generation)
+        model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    promoted = [entry.record.stack for entry in model.status.history if entry.record is not None]
+    for target in promoted[1 : times + 1]:
+        asked = {"retrieval-operator.io/rollback": f"{model.status.champion.token}:{target}"}  # type: ignore[union-attr]
+        model = make(unwanted, status=model.status, generation=6, annotations=asked)
+        model = with_status(model, run_until_settled(model, world)[-1][1].status)
+    assert world.traffic.live is not None
+    live = world.traffic.live.stack
+    assert live == target
+    status = refusals(model, world, make, unwanted, asked)
+    assert world.traffic.live.stack == live
+    assert len(status.history) == HISTORY_MAX_ENTRIES
+
+
+def test_a_way_back_that_failed_is_not_tried_again_however_many_refusals_follow(
+    make: Make, step: Call, second_life: Call
+) -> None:
+    world = World()
+    model, older = after_the_window(second_life(world), world)
+    champion, two = model.status.champion, {"spec.data.revision": "2"}
+    asked = {"retrieval-operator.io/rollback": f"{champion.token}:{older}"}  # type: ignore[union-attr]
+    model = make(two, status=model.status, annotations=asked)
+    while model.status.history[0].kind != "Rollback":
+        model, _ = step(model, world)
+        if older in world.stacks:
+            world.stacks[older] = replace(world.stacks[older], ready_replicas=0, failed="its image cannot be pulled")
+    assert model.status.history[0].outcome == "Failed"
+    refusals(model, world, make, two, asked)
+    assert world.traffic.live is not None and world.traffic.live.stack == champion.stack  # type: ignore[union-attr]
 
 
 def after_the_window(model: RetrievalModel, world: World) -> tuple[RetrievalModel, str]:

@@ -52,8 +52,7 @@ def hashes(model: RetrievalModel) -> dict[str, str]:
     return {
         "revision": revision_hash(model.spec, ""),
         "revision in a slot": revision_hash(model.spec, "2026-11-22T03:00:00Z#1"),
-        "generation": generation_key(model.spec, BUNDLE, "", ""),
-        "generation of an imported bundle": generation_key(model.spec, BUNDLE, "", "0a1b2c3d"),
+        "generation": generation_key(model.spec, BUNDLE, "0a1b2c3d", ""),
         "evaluation generation": own,
         "evaluation generation in a slot": evaluation_generation_key(
             model.spec, BUNDLE, model.spec.data.uri, "2026-11-22T03:00:00Z#1"

@@ -9,6 +9,7 @@ from typing import Any
 from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
+from retrieval_operator.domain.observed import TrafficObserved
 from retrieval_operator.domain.plan import SetRunStatus, TagRun
 from retrieval_operator.domain.simulate import Outcome, World, all_pass, run_until_settled, with_status
 from retrieval_operator.domain.workloads import WorkloadSpec
@@ -93,3 +94,29 @@ def test_the_images_that_ran_are_written_once_and_stay_when_the_workloads_are_go
     _, plan = step(model, world)
     assert not plan.actions
     assert images == {run.step: run.tags[TAG_IMAGE] for run in world.runs.values()}
+
+
+def test_servers_of_another_image_are_asked_anew_and_what_the_others_answered_stays_theirs(make: Make) -> None:
+    """The object is deleted, its files stay, and the operator that it is applied to again has a newer server."""
+    world = WorldOfImages("server@sha256:old")
+    run_until_settled(make(), world)
+    world.traffic, world.stacks, world.workloads = TrafficObserved(), {}, {}
+    world.server_image = "server@sha256:new"
+    before = len(world.created)
+    final = run_until_settled(make(), world)[-1][1].status
+    assert final.phase == "Live"
+    assert [name.split("-")[2] for name in world.created[before:] if name.startswith("workload")] == ["verify"]
+    asked = [run.tags[TAG_SERVER_IMAGE] for run in world.runs.values() if run.step == "verify"]
+    assert asked == ["server@sha256:old", "server@sha256:new"]
+
+
+class WorldOfImages(World):
+    """Its servers run this image, by digest, as in a cluster."""
+
+    def __init__(self, server_image: str) -> None:
+        super().__init__()
+        self.server_image = server_image
+
+    def tick(self, seconds: int = 1) -> None:
+        super().tick(seconds)
+        self.stacks = {name: replace(s, image=s.image or self.server_image) for name, s in self.stacks.items()}

@@ -12,6 +12,7 @@ from retrieval_operator.api.constants import (
     TAG_APPROVED_BY,
     TAG_AWAITING,
     TAG_REJECTED_BY,
+    TAG_SERVER_IMAGE,
     TAG_STACK,
 )
 from retrieval_operator.api.status import Candidate, CandidateKind, Champion, StackRecord, Step
@@ -156,7 +157,7 @@ def deployed(context: Context, candidate: Candidate) -> Progress:
 def verified(context: Context, candidate: Candidate) -> Progress:
     """The dark stack's answers equal direct computation, in time."""
     record = _known_record(context, candidate)
-    key = verification_key(record.stack, candidate.retry)
+    key = _verification_key(context, record, candidate.retry)
     report = report_of(
         context,
         candidate,
@@ -170,6 +171,18 @@ def verified(context: Context, candidate: Candidate) -> Progress:
     if isinstance(report, Waiting | Ended):
         return report
     return _judge_answers(context, candidate, record, report)
+
+
+def _verification_key(context: Context, record: StackRecord, retry: str) -> str:
+    """What an earlier verification was told counts for these servers, unless it asked those of another image.
+
+    A stack that is started again, as after a rollback to a collected one, has the images of the operator of now.
+    """
+    key = verification_key(record.stack, retry)
+    run = context.registry.runs.get(f"{WorkloadStep.VERIFY}:{key}") if context.registry else None
+    asked = run.tags.get(TAG_SERVER_IMAGE, "") if run is not None and run.report is not None else ""
+    image = _stack(context, record).image
+    return verification_key(record.stack, retry, image) if image and asked not in ("", image) else key
 
 
 def _judge_answers(context: Context, candidate: Candidate, record: StackRecord, report: Mapping[str, Any]) -> Progress:
@@ -198,9 +211,14 @@ def _stack(context: Context, record: StackRecord) -> StackObserved:
     return context.observed.stacks[record.stack]
 
 
-def approval_token(candidate: Candidate) -> str:
-    """What an approval names: this stack after this verdict and retry, so that an older answer does not count."""
-    verdict = digest("verdict", {"gates": [gate.document() for gate in candidate.gates], "retry": candidate.retry})
+def approval_token(context: Context, candidate: Candidate) -> str:
+    """What an approval names: this stack after this verdict and retry, in the place of this champion.
+
+    So an older answer does not count, nor does that of another time that the same stack was to follow the same one.
+    """
+    gates = [gate.document() for gate in candidate.gates]
+    champion = context.champion.token if context.champion else ""
+    verdict = digest("verdict", {"gates": gates, "retry": candidate.retry, "champion": champion})
     return f"{candidate.stack}-{verdict}"
 
 
@@ -208,7 +226,7 @@ def approved(context: Context, candidate: Candidate) -> Progress:
     """In Manual mode a person says so: a tag on the MLflow version, or an annotation on the object."""
     if context.spec.promotion.mode == "Automatic":
         return Passed(with_facts(candidate, approval_token=""))
-    token = approval_token(candidate)
+    token = approval_token(context, candidate)
     candidate = with_facts(candidate, approval_token=token)
     annotations = context.model.metadata.annotations
     tags = _reviewer_tags(context, candidate, token)
