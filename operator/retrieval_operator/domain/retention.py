@@ -53,9 +53,9 @@ def _kept_keys(
     if wish is not None:
         keys.update((wish.id, wish.revision))
     keys.update(_named_by_uris(context, records))
-    slots = {holder.slot for holder in (context.champion, context.status.candidate, wish) if holder is not None}
-    compared = _compared(context, registry, history)
-    return keys | _evaluation_keys(context, registry, keys, records, slots | {""}, compared)
+    reports = [registry.report(WorkloadStep.TRAIN, key) for key in keys]
+    bundles = {record.bundle_id for record in records} | {str(report.get("id", "")) for report in reports if report}
+    return keys | _judged_with(context, registry, history, bundles) | _comparable(context, bundles, wish)
 
 
 def _serving(context: Context) -> Iterator[StackRecord]:
@@ -98,38 +98,34 @@ def _path(uri: str) -> str:
     return uri.removeprefix("file://")
 
 
-def _compared(context: Context, registry: RegistryObserved, history: list[HistoryEntry]) -> set[str]:
-    """The ids of the generations that the evaluations compared which the status still shows; none for a wiped one."""
+def _judged_with(
+    context: Context, registry: RegistryObserved, history: list[HistoryEntry], bundles: set[str]
+) -> set[str]:
+    """The evaluation generations of these bundles that the evaluations compared which the status still shows.
+
+    A bundle may stay for years and be judged each night. All of them stay where nothing says which, as after a wiped
+    status.
+    """
     shown = {holder.evaluation_run for holder in (context.champion, *history) if holder is not None}
     reports = [run.report for run in registry.runs.values() if run.report and run.run_id in shown]
     sides = [report.get(side) for report in reports for side in ("candidate", "champion")]
-    return {str(side.get("generationId", "")) for side in sides if isinstance(side, Mapping)}
-
-
-def _evaluation_keys(
-    context: Context,
-    registry: RegistryObserved,
-    keys: set[str],
-    records: Iterable[StackRecord],
-    slots: set[str],
-    compared: set[str],
-) -> set[str]:
-    """The generations with which kept bundles were judged, and those over today's data, to compare candidates with.
-
-    `slots` of trainings over that data, "" for those that the manifest asked for. A bundle may stay for years and be
-    judged each night: of its generations only those `compared` (by id) stay, all where nothing says which.
-    """
-    reports = [registry.report(WorkloadStep.TRAIN, key) for key in keys]
-    bundles = {record.bundle_id for record in records} | {str(report.get("id", "")) for report in reports if report}
-    judged = [run for run in registry.runs.values() if run.step == WorkloadStep.INDEX_EVALUATION and run.report]
-    uri = context.spec.data.uri
+    compared = {str(side.get("generationId", "")) for side in sides if isinstance(side, Mapping)}
     return {
-        *(
-            run.key
-            for run in judged
-            if run.report
-            and run.report.get("bundleId") in bundles
-            and (not compared or run.report.get("id") in compared)
-        ),
-        *(evaluation_generation_key(context.spec, bundle, uri, slot) for bundle in bundles for slot in slots),
+        run.key
+        for run in registry.runs.values()
+        if run.step == WorkloadStep.INDEX_EVALUATION
+        and run.report
+        and run.report.get("bundleId") in bundles
+        and (not compared or run.report.get("id") in compared)
     }
+
+
+def _comparable(context: Context, bundles: set[str], wish: Wanted | None) -> set[str]:
+    """The evaluation generations over today's data: a next candidate is compared with them.
+
+    Of trainings in a slot and of those that the manifest asked for.
+    """
+    holders = (context.champion, context.status.candidate, wish)
+    slots = {"", *(holder.slot for holder in holders if holder is not None)}
+    uri = context.spec.data.uri
+    return {evaluation_generation_key(context.spec, bundle, uri, slot) for bundle in bundles for slot in slots}
