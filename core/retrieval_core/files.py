@@ -220,13 +220,25 @@ def _remote_files(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str,
 
     A listing is somebody else's text: BadInput for a name that leads out of `path`.
     """
-    files = {name.removeprefix(path).removeprefix("/"): name for name in sorted(map(str, filesystem.find(path)))}
-    for name, remote in files.items():
-        parts = name.split("/")
-        is_inside = remote == path or (remote.startswith(f"{path}/") and not {"", ".", ".."} & set(parts))
-        if not is_inside or "\\" in name or "\0" in name:
+    files = {}
+    for remote in sorted(map(str, filesystem.find(path))):
+        name = _name_inside(path, remote)
+        if name is None:
             raise BadInput(f"{path} lists {remote!r:.200}, which is not a name inside it")
+        files[name] = remote
     return files
+
+
+def _name_inside(path: str, remote: str) -> str | None:
+    """The name of `remote` below `path`, "" for `path` itself; None when it leads elsewhere."""
+    if remote == path:
+        return ""
+    if path and not remote.startswith(f"{path}/"):
+        return None
+    parts = [part for part in remote.removeprefix(path).removeprefix("/").split("/") if part != "."]
+    name = "/".join(parts)
+    is_inside = bool(parts) and not {"", ".."} & set(parts) and "\\" not in name and "\0" not in name
+    return name if is_inside else None
 
 
 def _version(filesystem: fsspec.AbstractFileSystem, remote: str) -> Any:

@@ -15,9 +15,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from retrieval_encoder_server.lifecycle import Lifecycle, idle_close_at
 
 SCOPE_EXTENSION = "retrieval.must_end_connection"
-# Of a request's first line and headers, which uvicorn's parser does not bound. Counted in whole reads (up to 256 KiB),
-# which may hold the end of a body as well: so roomy.
+# What a request may have beside its body: first line, headers, trailers, the lengths of its chunks. uvicorn's parser
+# bounds none of it. Roomy, for the read in which it begins (256 KiB at most) is counted as a whole.
 MAX_HEAD_BYTES = 512 * 2**10
+_CHUNKED = 8  # bytes that one byte of a body may come in: a chunk of its own takes 6
 
 
 class AgingConnection(HttpToolsProtocol):
@@ -28,7 +29,6 @@ class AgingConnection(HttpToolsProtocol):
         self._lifecycle = lifecycle
         self._expires_at = 0.0
         self._active_at = 0.0
-        self._awaits_head = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -45,23 +45,20 @@ class AgingConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._awaits_head else 0
+        self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
         # Not with each byte: a head that never ends would keep its connection.
         self._active_at = self.loop.time()
+        self._head_bytes = 0
         super().on_message_begin()
         self.scope["extensions"] = {SCOPE_EXTENSION: self._must_end}  # type: ignore[dict-item]
 
-    def on_headers_complete(self) -> None:
-        self._awaits_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._awaits_head = True
-        super().on_message_complete()
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes -= _CHUNKED * len(body)
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         self._active_at = self.loop.time()

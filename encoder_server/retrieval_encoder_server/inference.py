@@ -50,5 +50,5 @@ def _parts(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield name, entries
         for index, entry in enumerate(entries if isinstance(entries, list) else []):
             if isinstance(entry, dict):
-                yield f"{name}.{index}.shape", entry.get("shape")
-                yield f"{name}.{index}.parameters", entry.get("parameters")
+                yield f"{name}[{index}].shape", entry.get("shape")
+                yield f"{name}[{index}].parameters", entry.get("parameters")

@@ -162,7 +162,7 @@ Outcome = Literal["Promoted", "Rejected", "Inconclusive", "Failed", "RolledBack"
 
 
 class HistoryEntry(StatusPart):
-    """How one candidate ended. Newest first; at most 10."""
+    """How one candidate ended. Newest first; at most 14."""
 
     id: Word = Field(description="id of the candidate.")
     kind: CandidateKind = Field(description="kind is what was new: Revision, Refresh, Serving or Rollback.")

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 
 from retrieval_operator.adapters.local.machine import LocalMachine
 from retrieval_operator.api.objects import RetrievalModel, parse_manifests
+from retrieval_operator.api.text import printable
 from retrieval_operator.cli import views
 from retrieval_operator.cli.following import WatchOption, check_watch, follow
 from retrieval_operator.cli.output import Format, one_or_all, show, show_document, table
@@ -147,7 +148,7 @@ def logs(
         known = ", ".join(path.parent.name for path in paths) or "none"
         raise NotFound(f"there is no log of {workload}; there are: {known}")
     lines = found[0].read_text(errors="replace").splitlines()
-    typer.echo("\n".join(lines[-tail:] if tail else lines))
+    typer.echo(printable("\n".join(lines[-tail:] if tail else lines)))
 
 
 def read_manifests(path: str) -> list[RetrievalModel]:

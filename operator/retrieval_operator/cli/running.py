@@ -18,6 +18,7 @@ from rich.live import Live
 from retrieval_operator.adapters.local.home import make_directory
 from retrieval_operator.adapters.local.stacks import answers
 from retrieval_operator.api.objects import RetrievalModel
+from retrieval_operator.api.text import printable
 from retrieval_operator.cli import views
 from retrieval_operator.cli.exits import Exit, leave
 from retrieval_operator.cli.following import stop_on_signals
@@ -214,10 +215,11 @@ class _Reporter:
         machine = self._mode.machine()
         failed = last_failed(await machine.workloads.observe(model))
         if failed is not None:
-            typer.echo(f"\nThe last lines of {failed.name}:\n{log_tail(machine, model.key, failed.name)}", err=True)
+            tail = printable(log_tail(machine, model.key, failed.name))
+            typer.echo(f"\nThe last lines of {failed.name}:\n{tail}", err=True)
 
     def _say(self, key: str, line: str) -> None:
-        typer.echo(f"[{time.monotonic() - self._started:5.0f} s] {key}  {line}")
+        typer.echo(printable(f"[{time.monotonic() - self._started:5.0f} s] {key}  {line}"))
 
 
 async def _run(mode: LocalMode, console: Console) -> None:

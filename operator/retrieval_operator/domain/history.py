@@ -127,8 +127,9 @@ def _is_replaced(old: HistoryEntry, new: HistoryEntry) -> bool:
 def without_old_stacks(context: Context, history: list[HistoryEntry]) -> list[HistoryEntry]:
     """The history as it is kept: stacks beyond spec.revisionHistoryLimit lose their record, and never serve again.
 
-    What runs, and what was live before, stays. A record that is gone from the written status is what lets the files of
-    its stack go (`retention`): never before, so that a stack that traffic may go back to has its files.
+    What runs, and what was live before, stays; of a stack under several records, since trainings or refreshes found
+    nothing new, the newest. A record that is gone from the written status is what lets the files of its stack go
+    (`retention`): never before, so that a stack that traffic may go back to has its files.
     """
     champion = context.champion
     if champion is None:
@@ -136,12 +137,15 @@ def without_old_stacks(context: Context, history: list[HistoryEntry]) -> list[Hi
     former = dict.fromkeys(record.stack for record in promoted_records(history) if record.stack != champion.stack)
     staying = {champion.stack, context.observed.traffic.previous, *context.observed.stacks}
     staying.update(list(former)[: context.spec.revision_history_limit])
-    return [
-        entry.model_copy(update={"record": None})
-        if entry.outcome == "Promoted" and entry.record is not None and entry.record.stack not in staying
-        else entry
-        for entry in history
-    ]
+    kept = []
+    for entry in history:
+        if entry.outcome == "Promoted" and entry.record is not None:
+            is_kept = entry.record.stack in staying
+            staying.discard(entry.record.stack)
+            kept.append(entry if is_kept else entry.model_copy(update={"record": None}))
+        else:
+            kept.append(entry)
+    return kept
 
 
 def promoted_records(history: list[HistoryEntry]) -> list[StackRecord]:

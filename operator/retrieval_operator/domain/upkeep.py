@@ -56,7 +56,9 @@ def champion_upkeep(context: Context) -> tuple[Action, ...]:
     stack = context.observed.stacks.get(champion.stack)
     bounds = context.spec.serving.replicas
     if stack is None or stack.failed or not stack.complete:
-        create = CreateStack(record=record_of_champion(champion), replicas=bounds.min, max_replicas=bounds.most)
+        # Of a stack that is partly there its own, which may be an earlier one: its parts have to be of one.
+        record = stack.record if stack is not None else record_of_champion(champion)
+        create = CreateStack(record=record, replicas=bounds.min, max_replicas=bounds.most)
         if stack is not None and stack.complete:
             return (create,)  # of servers that fail the condition Ready tells; a cluster starts them again by itself
         message = f"starting the champion's stack {champion.stack} again"
@@ -206,13 +208,13 @@ def _was_recorded(context: Context) -> bool:
 def _revisions(context: Context, registry: RegistryObserved, candidate: Candidate | None) -> list[Action]:
     """Several revisions may have given one bundle, which has one version: it tells of the champion's, if that has it.
 
-    Else of the candidate's, which nobody has judged yet.
+    Else of the candidate's, which nobody has judged yet; and of that whenever a person is asked about it.
     """
-    is_revision = candidate is not None and candidate.kind is CandidateKind.REVISION
-    told: dict[str, Candidate | Champion] = {}
-    for holder in (candidate if is_revision else None, context.champion):
-        if holder is not None:
-            told[holder.bundle_id] = holder
+    revision = candidate if candidate is not None and candidate.kind is CandidateKind.REVISION else None
+    holders = [revision, context.champion]
+    if revision is not None and revision.approval_token:
+        holders.reverse()
+    told = {holder.bundle_id: holder for holder in holders if holder is not None}
     return [
         DescribeVersion(
             version=version.number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zipfile
 from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -116,15 +117,29 @@ def test_changed_remote_content_is_downloaded_again(memory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "listed", ["x/../../escape", "x/deep/../../../escape", "elsewhere/a", "x//a", "x/a\\..\\..\\escape", "x/./a"]
+    "listed",
+    ["x/../../escape", "x/deep/../../../escape", "x/./../y", "elsewhere/a", "x//a", "x/a\\..\\..\\escape", "x/."],
 )
 def test_a_listing_that_leads_out_of_its_folder_is_refused(listed, memory, monkeypatch, tmp_path):
     """A web page may name anything as its file."""
     memory.pipe_file("/bucket/x/a", b"a")
-    monkeypatch.setattr(type(memory), "find", lambda *_, **__: ["/bucket/x/a", f"/bucket/{listed}"])
-    with pytest.raises(BadInput, match="which is not a name inside it"):
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="which is not a name inside it"):
+        patch.setattr(type(memory), "find", lambda *_, **__: ["/bucket/x/a", f"/bucket/{listed}"])
         files.local_path("memory://bucket/x")
     assert not (tmp_path / "cache").exists()
+
+
+def test_names_that_begin_where_the_folder_is_are_inside_it(served, tmp_path):
+    """As file browsers of web servers write them."""
+    files.write_text(tmp_path / "served" / "x" / "deep" / "a.txt", "a")
+    files.write_text(tmp_path / "served" / "x" / "index.html", '<a href="./deep/a.txt">a</a>')
+    assert (files.local_path(f"{served(True)}/x") / "deep" / "a.txt").read_text() == "a"
+
+
+def test_the_root_of_an_archive_is_a_folder(memory, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("deep/a.txt", "a")
+    assert (files.local_path(f"zip://::{tmp_path}/x.zip") / "deep" / "a.txt").read_text() == "a"
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -10,6 +10,7 @@ import pytest
 
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
+from retrieval_operator.domain.plan import CreateStack
 from retrieval_operator.domain.simulate import Outcome, World, passing_report, run_until_settled, with_status
 from retrieval_operator.domain.workloads import WorkloadSpec
 
@@ -201,6 +202,50 @@ def test_a_candidate_that_is_refused_leaves_the_page_to_the_champion_of_the_same
     assert final.history[0].outcome == "Rejected"
     (version,) = world.versions.values()
     assert (version.tags["revision"], version.tags["retrieval.verdict"]) == (final.champion.revision, "Promoted")
+
+
+def test_a_reviewer_reads_the_candidates_numbers_also_when_the_champion_has_the_same_bundle(make: Make) -> None:
+    measured = [0.5, 0.77]
+    world = World(outcomes=lambda work: with_value(same_bundle(work), measured[0]))
+    status = run_until_settled(make(), world)[-1][1].status
+    measured.pop(0)
+    manual = {"spec.data.revision": "2", "spec.promotion.mode": "Manual"}
+    asked = run_until_settled(make(manual, status=status, generation=2), world)[-1][1].status
+    (version,) = world.versions.values()
+    assert asked.candidate is not None
+    assert version.tags["revision"] == asked.candidate.revision
+    assert "under way" in version.description and "0.7700" in version.description
+    rejection = {"retrieval-operator.io/reject": asked.candidate.approval_token}
+    final = run_until_settled(make(manual, status=asked, generation=2, annotations=rejection), world)[-1][1].status
+    (version,) = world.versions.values()
+    assert final.champion is not None and final.history[0].outcome == "Rejected"
+    assert (version.tags["revision"], version.tags["retrieval.verdict"]) == (final.champion.revision, "Promoted")
+    assert "0.5000" in version.description
+
+
+def test_of_one_stack_under_many_records_the_newest_keeps_its_files(make: Make) -> None:
+    world, status = World(outcomes=nothing_new), RetrievalModelStatus()
+    for night in range(1, 7):
+        manifest = {"spec.data.revision": str(night)}
+        status = run_until_settled(make(manifest, status=status, generation=night), world)[-1][1].status
+    assert [entry.outcome for entry in status.history] == ["Promoted"] * 6
+    assert [entry.record is not None for entry in status.history] == [True] + [False] * 5
+    assert status.champion is not None and status.history[0].record is not None
+    assert status.history[0].record.generation_key == status.champion.generation_key
+
+
+def test_a_stack_of_which_a_part_is_gone_is_completed_under_its_own_record(make: Make, step: Call) -> None:
+    """Its other parts name the files of the first record."""
+    world, status = World(outcomes=nothing_new), RetrievalModelStatus()
+    for night in (1, 2):
+        model = make({"spec.data.revision": str(night)}, status=status, generation=night)
+        status = run_until_settled(model, world)[-1][1].status
+    assert status.champion is not None
+    stack = world.stacks[status.champion.stack]
+    assert stack.record.generation_key != status.champion.generation_key
+    world.stacks[status.champion.stack] = replace(stack, complete=False, ready_replicas=0)
+    _, plan = step(with_status(model, status), world)
+    assert [action.record for action in plan.actions if isinstance(action, CreateStack)] == [stack.record]
 
 
 def failed_servers(world: World, status: RetrievalModelStatus) -> None:

@@ -271,12 +271,37 @@ async def test_a_head_that_comes_byte_by_byte_keeps_no_connection(connected):
 
 
 @pytest.mark.parametrize("piece", [b"a: " + b"b" * 1000 + b"\r\n", b"b" * 1000], ids=["headers", "one header"])
-async def test_a_head_without_end_is_refused(connected, piece):
-    connected.connection.data_received(b"GET / HTTP/1.1\r\na: ")
+@pytest.mark.parametrize(
+    "begin",
+    [b"GET / HTTP/1.1\r\na: ", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: "],
+    ids=["head", "trailer"],
+)
+async def test_a_head_without_end_is_refused(connected, begin, piece):
+    connected.connection.data_received(begin)
     for _ in range(MAX_HEAD_BYTES // len(piece) + 1):
         connected.connection.data_received(piece)
     assert connected.wire.closed
     assert connected.wire.sent.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_requests_of_a_long_life_count_each_for_itself(connected):
+    for _ in range(1000):
+        connected.connection.data_received(
+            b"POST / HTTP/1.1\r\nContent-Length: 2000\r\nX: " + b"x" * 2000 + b"\r\n\r\n" + b"b" * 2000
+        )
+        await connected.settle()
+        await connected.respond()
+    assert connected.wire.sent.count(b"ok") == 1000
+
+
+async def test_a_body_in_the_smallest_chunks_is_no_head(connected):
+    connected.connection.data_received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(300):
+        connected.connection.data_received(b"1\r\nb\r\n" * 1000)
+    connected.connection.data_received(b"0\r\n\r\n")
+    await connected.settle()
+    await connected.respond()
+    assert connected.wire.sent.endswith(b"ok")
 
 
 async def test_bodies_count_for_no_head(connected):

@@ -10,6 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from retrieval_operator.api.text import printable
 from retrieval_operator.cli import views
 from retrieval_operator.cli.cluster.looking import look, see
 from retrieval_operator.cli.cluster.place import (
@@ -86,7 +87,7 @@ async def _status(asked: Asked, names: Sequence[str], output: Format, *, all_nam
             return
         seen, problems = await _look_at(place, names)
     for problem in problems:
-        typer.echo(problem, err=True)
+        typer.echo(printable(problem), err=True)
     if output is Format.TABLE:
         show(status_tree(view, now()) for view in seen)
     else:
