@@ -140,6 +140,15 @@ def asks_for_generation(context: Context, champion: Champion) -> bool:
     return champion.generation_key == generation_of(context, champion, champion.refresh_slot)
 
 
+def is_asked_for(context: Context, champion: Champion) -> bool:
+    """Whether spec and annotations ask for this very stack, under the schedule slots that it was made for."""
+    return (
+        asks_for_revision(context, champion)
+        and asks_for_generation(context, champion)
+        and champion.serving_hash == serving_hash(context.spec)
+    )
+
+
 def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
     champion = context.champion
     if champion is None:

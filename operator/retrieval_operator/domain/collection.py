@@ -27,6 +27,9 @@ from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 
 # The end of a removal wakes the queue; this is the safety net.
 _RUNNING_REQUEUE_S = 15
+# Files that cannot be removed until somebody mends something hold a schedule up for one attempt in this time. A gut
+# feeling: schedules that are never idle have slots of minutes to an hour.
+_HOLDS_UP_EVERY_S = 3600
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ def collection(context: Context, history: list[HistoryEntry], wish: Wanted | Non
     if any(work.state == "Running" for work in context.observed.workloads):
         return Collection(next_at=context.now + _RUNNING_REQUEUE_S)
     waiting = []
-    for key, runs in garbage(context, registry, history, wish).items():
+    found = garbage(context, registry, history, wish)
+    for key in sorted(found, key=lambda key: len(_removals(context, key))):  # what fails again and again comes last
+        runs = found[key]
         proofs = withdrawals(runs)
         if proofs:
             return Collection(proofs)
@@ -59,6 +64,22 @@ def collection(context: Context, history: list[HistoryEntry], wish: Wanted | Non
             return Collection((*attempt.actions, StartWorkload(workload=work)))
         waiting.append(attempt.next_at)
     return Collection(next_at=min(waiting, default=None))
+
+
+def is_due(context: Context, history: list[HistoryEntry], wish: Wanted) -> bool:
+    """Whether files can go before this scheduled wish begins: a schedule that is never idle would keep all of them.
+
+    Not while what is needed is not all known. One that failed costs the schedule one attempt in `_HOLDS_UP_EVERY_S`.
+    """
+    if any(problem.keeps_files for problem in context.observed.problems):
+        return False
+    removals = _removals(context)
+    if any(work.state == "Running" for work in removals):
+        return True
+    failures = [work.finished_at for work in removals if work.state == "Failed" and work.reason != STOPPED]
+    if failures and context.now - max(failures) < _HOLDS_UP_EVERY_S:
+        return False
+    return bool(collection(context, history, wish, may_remove=True).actions)
 
 
 def is_in_the_way(context: Context) -> bool:

@@ -78,13 +78,14 @@ class _Pass:
     """What a pass has found out so far.
 
     `back` moves the traffic to a stack that had it before, the former one or that of a champion who lost it; empty when
-    that is not due.
+    that is not due. `files_first`: the wish may begin, once the files that nothing needs are gone.
     """
 
     history: list[HistoryEntry]
     candidate: Candidate | None
     back: tuple[Action, ...] = ()
     wish: candidates.Wanted | None = None
+    files_first: bool = False
     actions: tuple[Action, ...] = ()
     slots: candidates.Slots | None = None
     retry: str = ""
@@ -93,7 +94,7 @@ class _Pass:
     @property
     def is_quiet(self) -> bool:
         """Nothing is in flight, and nothing may begin."""
-        return self.candidate is None and (self.wish is None or bool(self.wish.refused))
+        return self.candidate is None and (self.wish is None or bool(self.wish.refused) or self.files_first)
 
     def having(self, *actions: Action) -> _Pass:
         return replace(self, actions=(*self.actions, *actions))
@@ -105,7 +106,7 @@ def _forward(context: Context, done: _Pass) -> Plan:
     context = _with_history(context, done.history, done.retry)
     done = _chosen(context, done)
     if done.candidate is None:
-        return _plan(context, done)
+        return _plan(context, done, why="old files go before scheduled work begins" if done.files_first else "")
     if candidates.rests(context.spec, done.candidate):
         since = done.candidate.blocked_since or context.now
         resting = with_facts(done.candidate, blocked_since=since, message="suspended: no new work is started")
@@ -157,14 +158,28 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
         history = with_entry(history, entry_of_end(ended, context.now))
         actions = (*actions, EmitEvent(type="Normal", reason=Reason.SUPERSEDED, message=message))
         candidate = None
+    files_first = False
     if candidate is None and wish is not None and candidates.may_begin(context, wish):
-        candidate = candidates.new_candidate(context, wish, history)
+        files_first = _only_a_schedule_asks(context, wish) and collection.is_due(context, history, wish)
+        candidate = None if files_first else candidates.new_candidate(context, wish, history)
     waits = wish if candidate is None else None
-    looks_again = waits is not None and candidates.may_begin_by_itself(context, waits)
-    requeue = _IN_FLIGHT_REQUEUE_S if looks_again else None
+    looks_again = waits is not None and (files_first or candidates.may_begin_by_itself(context, waits))
     return replace(
-        done, history=history, candidate=candidate, wish=waits, actions=actions, slots=taken, requeue_after_s=requeue
+        done,
+        history=history,
+        candidate=candidate,
+        wish=waits,
+        files_first=files_first,
+        actions=actions,
+        slots=taken,
+        requeue_after_s=_IN_FLIGHT_REQUEUE_S if looks_again else None,
     )
+
+
+def _only_a_schedule_asks(context: Context, wish: candidates.Wanted) -> bool:
+    """Nobody waits: the champion serves, and is what spec and annotations ask for."""
+    champion = context.champion if wish.scheduled and _champion_serves(context) else None
+    return champion is not None and candidates.is_asked_for(context, champion)
 
 
 def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:

@@ -133,6 +133,41 @@ def test_a_bundle_that_stays_does_not_keep_each_index_that_it_was_ever_judged_wi
     assert indexes_after(2 * HISTORY_MAX_ENTRIES) == indexes_after(HISTORY_MAX_ENTRIES + 4)
 
 
+def never_idle(make: Make, world: Disk, schedule: str, promotions: int) -> int:
+    """The next slot is due before the candidate of the last one has ended. How many files there are in the end."""
+    asked = {"metadata.creationTimestamp": world.now, f"spec.{schedule}": "* * * * *", "spec.revisionHistoryLimit": 1}
+    model = make(asked | {"spec.rollback.windowSeconds": 60, "spec.serving.connectionAgeSeconds": 60})
+    stack, promoted = "", 0
+    for _ in range(60 * promotions):
+        plan = decide(model, world.observe(), world.now)
+        for action in plan.actions:
+            world.apply(action)
+        model = with_status(model, plan.status)
+        world.tick(61)
+        assert needed(model, world) <= world.files
+        live = world.traffic.live.stack if world.traffic.live else ""
+        stack, promoted = live, promoted + (live != stack)
+        if promoted == promotions:
+            return sum("/revisions/" in path or "/indexes/" in path for path in world.files)
+    raise AssertionError(f"only {promoted} were promoted: {plan.why}")
+
+
+SCHEDULES = pytest.mark.parametrize("schedule", ["data.schedule", "index.refresh.schedule"])
+
+
+@SCHEDULES
+def test_a_schedule_that_is_never_idle_keeps_no_more_files_than_another(make: Make, schedule: str) -> None:
+    few, many = (never_idle(make, Disk(now=1_700_000_000), schedule, count * HISTORY_MAX_ENTRIES) for count in (1, 2))
+    assert many <= few + 1
+
+
+@SCHEDULES
+def test_a_removal_that_fails_holds_no_schedule_up(make: Make, schedule: str) -> None:
+    broken = Disk(now=1_700_000_000, removal=Outcome(exit_code=74, reason="StorageFailed"))
+    never_idle(make, broken, schedule, 2 * HISTORY_MAX_ENTRIES)
+    assert not broken.removed
+
+
 def test_a_settled_object_removes_nothing_again(make: Make) -> None:
     world = Disk()
     model = live_through(make, world, "123", revisionHistoryLimit=1)
