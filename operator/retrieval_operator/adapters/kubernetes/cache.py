@@ -21,7 +21,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = defaultdict(dict)
-        self._owned: dict[tuple[Kind, str], dict[tuple[str, str], Object]] = defaultdict(dict)
+        self._owned: dict[tuple[Kind, str, str], dict[str, Object]] = defaultdict(dict)
         self._labelled: dict[tuple[Kind, str, str], dict[str, Object]] = defaultdict(dict)
         self._removed: OrderedDict[str, int] = OrderedDict()  # by UID, the version with which it went
         self._watched: set[Kind] = set()
@@ -46,9 +46,12 @@ class Cache:
     def all(self, kind: Kind) -> list[Object]:
         return list(self._objects[kind].values())
 
-    def children(self, kind: Kind, owner_uid: str) -> list[Object]:
-        """The objects of this kind that name the UID as an owner, by name."""
-        found = self._owned.get((kind, owner_uid), {})
+    def children(self, kind: Kind, namespace: str, owner_uid: str) -> list[Object]:
+        """The objects of this kind that name the UID as an owner, by name.
+
+        Only those in the owner's own namespace are its children: whoever writes in another one may name any UID.
+        """
+        found = self._owned.get((kind, namespace, owner_uid), {})
         return [found[name] for name in sorted(found)]
 
     def labelled(self, kind: Kind, namespace: str, name: str) -> list[Object]:
@@ -74,7 +77,7 @@ class Cache:
         kept = _kept(kind, obj)
         self._objects[kind][name] = kept
         for uid in owner_uids(kept):
-            self._owned[kind, uid][name] = kept
+            self._owned[kind, name[0], uid][name[1]] = kept
         if label := _label(kept):
             self._labelled[kind, name[0], label][name[1]] = kept
         return True
@@ -94,12 +97,12 @@ class Cache:
         return True
 
     def _unlink(self, kind: Kind, known: Object) -> None:
-        for uid in owner_uids(known):
-            owned = self._owned[kind, uid]
-            owned.pop(_name(known), None)
-            if not owned:
-                del self._owned[kind, uid]
         namespace, name = _name(known)
+        for uid in owner_uids(known):
+            owned = self._owned[kind, namespace, uid]
+            owned.pop(name, None)
+            if not owned:
+                del self._owned[kind, namespace, uid]
         if label := _label(known):
             labelled = self._labelled[kind, namespace, label]
             labelled.pop(name, None)

@@ -172,7 +172,7 @@ def _parts(cache: Cache, model: RetrievalModel) -> dict[str, _Parts]:
 
 def _by_stack(cache: Cache, model: RetrievalModel, kind: Kind) -> dict[str, Object]:
     """The object's children of this kind, by the stack that they are part of."""
-    owned = cache.children(kind, model.metadata.uid)
+    owned = cache.children(kind, model.metadata.namespace, model.metadata.uid)
     labelled = ((obj["metadata"].get("labels", {}).get(LABEL_STACK), obj) for obj in owned)
     return {stack: obj for stack, obj in labelled if stack}
 

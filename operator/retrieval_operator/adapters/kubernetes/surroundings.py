@@ -181,7 +181,7 @@ class KubernetesSurroundings:
 
     def _waiting(self, model: RetrievalModel) -> Iterator[Problem]:
         for attempt in self._under_way(model):
-            pods = self._cache.children(POD, attempt["metadata"]["uid"])
+            pods = self._pods(attempt)
             lack = first_lack(pods)
             if lack is not None:
                 yield Problem(dependency=lack.dependency, message=lack.message, holds_back=False)
@@ -207,7 +207,7 @@ class KubernetesSurroundings:
     def _under_way(self, model: RetrievalModel) -> Iterator[Object]:
         """Attempts that should run; not those that a queue (Kueue) holds."""
         for kind in (JOB, PYTORCH_JOB):
-            for attempt in self._cache.children(kind, model.metadata.uid):
+            for attempt in self._cache.children(kind, model.metadata.namespace, model.metadata.uid):
                 policy = attempt["spec"].get("runPolicy", attempt["spec"])
                 if not (has_ended(attempt) or policy.get("suspend")):
                     yield attempt
@@ -215,13 +215,17 @@ class KubernetesSurroundings:
     def _servers(self, model: RetrievalModel) -> Iterator[tuple[Object, Iterable[Object]]]:
         """The InferenceServices of stacks that stay, each with those of its pods that do."""
         pods = pods_by_stack(self._cache, model)
-        for server in filterfalse(is_going, self._cache.children(INFERENCE_SERVICE, model.metadata.uid)):
+        servers = self._cache.children(INFERENCE_SERVICE, model.metadata.namespace, model.metadata.uid)
+        for server in filterfalse(is_going, servers):
             stack = server["metadata"].get("labels", {}).get(LABEL_STACK)
             yield server, filterfalse(is_going, pods.get(stack, ()))
 
+    def _pods(self, attempt: Object) -> list[Object]:
+        return self._cache.children(POD, attempt["metadata"]["namespace"], attempt["metadata"]["uid"])
+
     def _stuck(self, attempt: Object) -> Iterator[str]:
         """UIDs of what events could explain: the attempt, when pods are missing; pods that wait for their volumes."""
-        pods = self._cache.children(POD, attempt["metadata"]["uid"])
+        pods = self._pods(attempt)
         if len(pods) < _wanted_pods(attempt) and self._is_old(attempt):
             yield attempt["metadata"]["uid"]
         yield from self._creating(pods)

@@ -149,14 +149,14 @@ class KubernetesWorkloads:
     def _attempts(self, model: RetrievalModel, name: str = "") -> Iterator[tuple[Kind, Object]]:
         """The object's attempts; with `name` only that one."""
         for kind in (JOB, PYTORCH_JOB):
-            for obj in self._cache.children(kind, model.metadata.uid):
+            for obj in self._cache.children(kind, model.metadata.namespace, model.metadata.uid):
                 if name in ("", obj["metadata"]["name"]) and _is_ours(obj):
                     yield kind, obj
 
     def _observed(self, model: RetrievalModel, obj: Object) -> WorkloadObserved:
         metadata, labels = obj["metadata"], obj["metadata"]["labels"]
         now = self._clock()
-        pods = self._cache.children(POD, metadata["uid"])
+        pods = self._cache.children(POD, metadata["namespace"], metadata["uid"])
         failure = self._failure(metadata["uid"], pods)
         seen = WorkloadObserved(
             name=metadata["name"],

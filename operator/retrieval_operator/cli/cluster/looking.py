@@ -128,8 +128,8 @@ def _pods(cache: Cache, model: RetrievalModel) -> dict[str, tuple[int, int]]:
     """(ready, all) of each workload that has pods."""
     found: dict[str, tuple[int, int]] = {}
     for kind in (JOB, PYTORCH_JOB):
-        for obj in cache.children(kind, model.metadata.uid):
-            pods = cache.children(POD, obj["metadata"]["uid"])
+        for obj in cache.children(kind, model.metadata.namespace, model.metadata.uid):
+            pods = cache.children(POD, model.metadata.namespace, obj["metadata"]["uid"])
             ready = sum(condition(pod, "Ready").get("status") == "True" for pod in pods)
             if pods:
                 found[obj["metadata"]["name"]] = (ready, len(pods))

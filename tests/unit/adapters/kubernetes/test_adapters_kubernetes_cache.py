@@ -73,10 +73,19 @@ def test_children_are_found_by_their_owner_and_leave_it_with_their_reference() -
     cache.put(JOB, job(1, name="b", uid="b", owner="us"))
     cache.put(JOB, job(2, name="a", uid="a", owner="us"))
     cache.put(JOB, job(3, name="c", uid="c", owner="others"))
-    assert [child["metadata"]["name"] for child in cache.children(JOB, "us")] == ["a", "b"]
-    assert cache.children(SERVICE, "us") == []
+    assert [child["metadata"]["name"] for child in cache.children(JOB, "ml", "us")] == ["a", "b"]
+    assert cache.children(SERVICE, "ml", "us") == []
     cache.put(JOB, job(4, name="a", uid="a"))
-    assert [child["metadata"]["name"] for child in cache.children(JOB, "us")] == ["b"]
+    assert [child["metadata"]["name"] for child in cache.children(JOB, "ml", "us")] == ["b"]
+
+
+def test_what_names_an_owner_from_another_namespace_is_not_its_child() -> None:
+    """Anybody who may make a Job somewhere may write any UID into it."""
+    cache = Cache()
+    cache.put(JOB, job(1, name="ours", owner="us"))
+    foreign = job(2, name="theirs", uid="theirs", owner="us")
+    cache.put(JOB, {**foreign, "metadata": foreign["metadata"] | {"namespace": "elsewhere"}})
+    assert [child["metadata"]["name"] for child in cache.children(JOB, "ml", "us")] == ["ours"]
 
 
 def test_objects_are_found_by_the_label_of_their_model_whoever_owns_them() -> None:
@@ -137,7 +146,7 @@ def test_of_a_pod_is_kept_what_is_read_and_not_what_it_was_made_from(phase: str,
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": POD_METADATA, "spec": spec, "status": status}
     cache = Cache()
     cache.put(POD, whole)
-    (kept,) = cache.children(POD, "us")
+    (kept,) = cache.children(POD, "ml", "us")
     assert cache.labelled(POD, "ml", "feed") == [kept]
     assert not {"spec", "annotations"} & (kept.keys() | kept["metadata"].keys())
     staying = [{**pod, "metadata": without_end(pod)} for pod in (whole, kept)]
@@ -178,7 +187,7 @@ def test_what_is_known_never_depends_on_answers_that_come_late(events: Any, data
         if data.draw(st.booleans()):
             told.put(JOB, data.draw(st.sampled_from(seen)))
     assert told.all(JOB) == watch.all(JOB)
-    assert told.children(JOB, "us") == watch.children(JOB, "us") == watch.labelled(JOB, "ml", "feed")
+    assert told.children(JOB, "ml", "us") == watch.children(JOB, "ml", "us") == watch.labelled(JOB, "ml", "feed")
 
 
 async def test_the_answer_to_a_write_is_known_before_its_watch_event(world: Any) -> None:
