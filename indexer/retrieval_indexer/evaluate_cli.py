@@ -128,12 +128,13 @@ def verify(
     workspace = Workspace(out)
     opened_bundle, opened_generation = open_verification(bundle, generation)
     data = open_dataset(dataset)
-    document = _finished_verification(out, opened_generation.id)
+    asked_for = {"generationId": opened_generation.id, "members": members, "k": k}
+    document = _finished_verification(out, asked_for)
     if document is None:
         chosen = sample_members(data, opened_generation.manifest.as_of, members, "verify").tolist()
         with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client, progress_bars() as bars:
             verifier = Verifier(client, opened_bundle, opened_generation, data)
-            document = verifier.verify(chosen, k, bars("asking", len(chosen)))
+            document = verifier.verify(chosen, k, bars("asking", len(chosen))) | asked_for | {"url": url}
         write_json(workspace.directory / VERIFICATION_FILE, document)
         workspace.publish(VERIFICATION_FILE)
     print_verification(document, data.spec.provenance)
@@ -239,7 +240,7 @@ def print_verification(document: dict[str, Any], provenance: str) -> None:
     console.print(
         titled(
             provenance,
-            f"{document['matched']} of {document['asked']} answers equal direct computation; "
+            f"{document['matched']} of {document['asked']} answers equal direct computation; {document['url']}, "
             f"latency ms p50 {latency['p50']}, p95 {latency['p95']}, p99 {latency['p99']}",
         )
     )
@@ -286,13 +287,21 @@ def _numbers(option: str, text: str) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
-def _finished_verification(out: str, generation_id: str) -> dict[str, Any] | None:
-    """The document of an earlier run of the same command; another stack's is refused."""
+def _finished_verification(out: str, asked_for: dict[str, Any]) -> dict[str, Any] | None:
+    """The document of an earlier run of the same command; another stack's, or of other answers, is refused.
+
+    Whom it asked does not count: a server that is started again may have another port.
+    """
     if not is_published(out, VERIFICATION_FILE):
         return None
-    document = read_json(local_path(out) / VERIFICATION_FILE)
-    if document["generationId"] != generation_id:
-        raise BadArguments(f"{out} holds the verification of {document['generationId']}; choose another --out")
+    document: dict[str, Any] = read_json(local_path(out) / VERIFICATION_FILE)
+    others = [
+        f"{name} is {document.get(name)} there and {asked} now"
+        for name, asked in asked_for.items()
+        if document.get(name) != asked
+    ]
+    if others:
+        raise BadArguments(f"{out} holds another verification: {'; '.join(others)}; choose another --out")
     return document
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,11 @@ COLLAPSED_COSINE = 0.999
 
 
 def finished_bundle(config: TrainConfig, out: str) -> Bundle | None:
-    """The bundle at `out` when it is this revision's; None when there is none yet. BadInput for another revision's."""
+    """The bundle at `out` when it is this revision's; None when there is none yet.
+
+    BadInput for another revision's, and for one that was trained otherwise than this document says. What it leaves
+    open has the defaults of whichever version trained it.
+    """
     if not is_published(out, LAST_FILE):
         return None
     bundle = Bundle.open(out)
@@ -47,7 +51,26 @@ def finished_bundle(config: TrainConfig, out: str) -> Bundle | None:
             f"{out} holds the bundle of revision {found}, this is {config.revision}; "
             "give each revision a directory of its own"
         )
+    chosen = config.hyperparameters.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    others = _differences({"base": config.base.describe(), "hyperparameters": chosen}, bundle.training)
+    if others:
+        raise BadInput(
+            f"{out} holds a bundle of revision {found} that was trained otherwise ({'; '.join(others)}); "
+            "give this training another revision and directory"
+        )
     return bundle
+
+
+def _differences(said: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[str]:
+    """What the record has otherwise, in words; what it does not tell does not count."""
+    others = []
+    for name, value in said.items():
+        recorded = found.get(name, value)
+        if isinstance(value, dict) and isinstance(recorded, dict):
+            others += _differences(value, recorded, f"{path}{name}.")
+        elif recorded != value:
+            others.append(f"{path}{name} is {recorded} there and {value} now")
+    return others
 
 
 def require_spread(training: Training) -> None:

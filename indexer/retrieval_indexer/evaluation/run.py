@@ -6,6 +6,7 @@ evaluation.png    the same for people                  pools.parquet     the neg
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from retrieval_core.dataset import Dataset, open_dataset
 from retrieval_core.errors import BadArguments, BadInput
-from retrieval_core.files import is_published, local_path, read_json, write_json
+from retrieval_core.files import is_published, local_path, read_json, sha256_file, write_json
 from retrieval_core.generation.writer import write_table
 from retrieval_indexer.evaluation.answers import (
     Answers,
@@ -72,18 +73,23 @@ class Evaluation:
         self.stacks = {name: Stack.open(*uris) for name, uris in stacks.items() if uris is not None}
 
     def found_complete(self) -> dict[str, Any] | None:
-        """evaluation.json of an earlier run of the same command; BadInput when --out holds another evaluation."""
+        """evaluation.json of an earlier run of the same command; BadInput when --out holds another evaluation.
+
+        What counts is what decides the numbers: neither the cache nor the device.
+        """
         if not is_published(self.request.out, LAST_FILE):
             return None
         document = read_json(local_path(self.request.out) / LAST_FILE)
-        wanted = {"candidate": self._ids("candidate"), "champion": self._ids("champion"), "gates": self._gate_names()}
-        found = {key: document[key] for key in ("candidate", "champion")}
-        found["gates"] = [_gate_name(gate) for gate in document["gates"]]
-        if found != wanted or document["dataset"]["snapshot"] != self.dataset.snapshot:
-            raise BadInput(
-                f"{self.request.out} holds another evaluation (of {found['candidate']} against {found['champion']}, "
-                f"snapshot {document['dataset']['snapshot']}); choose another --out"
-            )
+        wanted = {"candidate": self._ids("candidate"), "champion": self._ids("champion"), **self._settings()}
+        wanted |= {"snapshot": self.dataset.snapshot, "minSamples": self.request.min_samples}
+        found = document | document.get("settings", {}) | {"snapshot": document["dataset"]["snapshot"]}
+        others = [
+            f"{name} is {json.dumps(found.get(name))} there and {json.dumps(asked)} now"
+            for name, asked in wanted.items()
+            if found.get(name) != asked
+        ]
+        if others:
+            raise BadInput(f"{self.request.out} holds another evaluation: {'; '.join(others)}; choose another --out")
         return document
 
     @cached_property
@@ -170,6 +176,7 @@ class Evaluation:
                 "notJoined": evaluation.not_joined,
             },
             "minSamples": self.request.min_samples,
+            "settings": self._settings(),
             "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates],
             "metrics": metric_rows(evaluation, subjects, self.request.segments, confidence=confidence, seed=seed),
             "comparisons": comparison_rows(
@@ -198,12 +205,17 @@ class Evaluation:
         stack = self.stacks.get(name)
         return None if stack is None else {"bundleId": stack.bundle.id, "generationId": stack.generation.id}
 
-    def _gate_names(self) -> list[tuple[Any, ...]]:
-        return [(gate.metric, gate.k, gate.pool, gate.segment) for gate in self.request.gates]
-
-
-def _gate_name(gate: dict[str, Any]) -> tuple[Any, ...]:
-    return (gate["metric"], gate["k"], gate["pool"], gate["segment"])
+    def _settings(self) -> dict[str, Any]:
+        """What was asked for, besides the stacks and the data that the document names elsewhere."""
+        pools = self.request.pools
+        return {
+            "k": list(self.request.ks),
+            "segments": list(self.request.segments),
+            "confidence": self.request.confidence,
+            "gates": [gate.model_dump(mode="json", by_alias=True) for gate in self.request.gates],
+            "pools": None if pools is None else sha256_file(local_path(pools)),
+            "untrained": self._ids("untrained"),
+        }
 
 
 def _write_members(path: Path, evaluation: EvaluationSet, subjects: dict[str, Answers]) -> None:

@@ -391,10 +391,33 @@ def test_a_finished_evaluation_is_found_and_another_is_refused(datasets, generat
     asked = request(datasets, "global", bundle_uri, generations["global"], tmp_path / "out")
     document = Evaluation(asked).run()
     assert Evaluation(asked).found_complete() == document
-    with pytest.raises(BadInput, match="choose another --out"):
-        Evaluation(
-            request(datasets, "global", bundle_uri, generations["global"], tmp_path / "out", gates=[])
-        ).found_complete()
+    assert Evaluation(replace(asked, cache=None, device="meta")).found_complete() == document
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("gates", {"gates": []}),
+        ("gates", {"gates": parse_gates('[{"maxRegression": "0.5"}]')}),
+        ("k", {"ks": [3]}),
+        ("segments", {"segments": ["new"]}),
+        ("confidence", {"confidence": 0.8}),
+        ("minSamples", {"min_samples": 7}),
+    ],
+)
+def test_a_finished_evaluation_of_other_settings_is_refused(datasets, generations, bundle_uri, tmp_path, name, changes):
+    """Else a person who changes --k, or --confidence, is shown the old numbers."""
+    asked = request(datasets, "global", bundle_uri, generations["global"], tmp_path / "out")
+    Evaluation(asked).run()
+    with pytest.raises(BadInput, match=rf"{name} is .* there and .* now.*choose another --out"):
+        Evaluation(replace(asked, **changes)).found_complete()
+
+
+def test_a_finished_evaluation_with_other_pools_is_refused(datasets, generations, bundle_uri, tmp_path):
+    asked = request(datasets, "global", bundle_uri, generations["global"], tmp_path / "out")
+    Evaluation(asked).run()
+    with pytest.raises(BadInput, match="pools is null there and"):
+        Evaluation(replace(asked, pools=str(tmp_path / "out" / "pools.parquet"))).found_complete()
 
 
 def test_a_serving_generation_or_another_snapshot_is_refused(

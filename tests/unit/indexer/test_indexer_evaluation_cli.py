@@ -166,3 +166,14 @@ def test_a_value_with_a_comma_is_a_segment_of_the_evaluation(open_datasets, gene
     before = build_evaluation_set(dataset, Generation.open(generations["global"])).segment("category:industry=food")
     assert renamed.tolist() == before.tolist()
     assert renamed.any()
+
+
+def test_a_finished_verification_counts_for_the_same_question_only(tmp_path):
+    asked = {"generationId": "g-1", "members": 50, "k": 2000}
+    assert evaluate_cli._finished_verification(str(tmp_path), asked) is None
+    found = asked | {"formatVersion": 1, "matched": 50, "url": "http://127.0.0.1:1"}
+    (tmp_path / "verification.json").write_text(json.dumps(found))
+    assert evaluate_cli._finished_verification(str(tmp_path), asked) == found
+    for name, other in (("generationId", "g-2"), ("members", 20), ("k", 10)):
+        with pytest.raises(BadArguments, match=f"{name} is {asked[name]} there and {other} now; choose another --out"):
+            evaluate_cli._finished_verification(str(tmp_path), asked | {name: other})

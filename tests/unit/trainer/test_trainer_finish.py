@@ -13,6 +13,7 @@ from retrieval_core.bundle import Bundle
 from retrieval_core.errors import BadInput, Diverged
 from retrieval_trainer.assembly import Training
 from retrieval_trainer.checkpoint import Progress
+from retrieval_trainer.config import TrainConfig
 from retrieval_trainer.finish import (
     finished_bundle,
     is_collapsed,
@@ -64,6 +65,28 @@ def test_a_bundle_at_remote_storage_is_found_again(
     assert found.id == written.id
     with pytest.raises(BadInput, match="holds the bundle of revision test, this is other"):
         finished_bundle(training.config.model_copy(update={"revision": "other"}), out)
+
+
+def test_a_bundle_that_was_trained_otherwise_under_the_same_name_is_refused_in_words(
+    training_of: Callable[..., Training], tmp_path: Path
+) -> None:
+    training, out = training_of(), str(tmp_path / "bundle")
+    publish_bundle(training, Progress(4, 32, HISTORY), out)
+    other = training.config.model_dump(mode="json", by_alias=True)
+    other["hyperparameters"] |= {"learningRate": 0.5, "lora": {"rank": 3}}
+    with pytest.raises(BadInput) as refused:
+        finished_bundle(TrainConfig.model_validate(other), out)
+    assert "hyperparameters.learningRate is 0.001 there and 0.5 now" in str(refused.value)
+    assert "hyperparameters.lora.rank is 16 there and 3 now" in str(refused.value)
+
+
+def test_what_a_document_leaves_open_is_no_other_training(training_of: Callable[..., Training], tmp_path: Path) -> None:
+    """A newer version may have other defaults; the bundle of this revision is complete all the same."""
+    training, out = training_of(), str(tmp_path / "bundle")
+    publish_bundle(training, Progress(4, 32, HISTORY), out)
+    document = training.config.model_dump(mode="json", by_alias=True)
+    document["hyperparameters"] = {"steps": document["hyperparameters"]["steps"], "learningRate": None}
+    assert finished_bundle(TrainConfig.model_validate(document), out) is not None
 
 
 def test_the_record_and_the_card_say_what_the_model_is(training_of: Callable[..., Training], tmp_path: Path) -> None:
