@@ -310,6 +310,7 @@ class Controller:
         self._last_actions.pop(key, None)
         self._refusals.pop(key, None)
         self._put_off.pop(key, None)
+        self._ports.registry.forget(key)
 
 
 def _troubled(error: Retryable | Rejected, at_the_latest: float | None = None) -> PassResult:

@@ -131,6 +131,9 @@ class Registry(Protocol):
 
     async def set_alias(self, model: RetrievalModel, alias: str, version: str) -> None: ...
 
+    def forget(self, key: str) -> None:
+        """The object `namespace/name` is gone: what is remembered of it here takes memory for nothing."""
+
 
 class Surroundings(Protocol):
     """What must exist before work can succeed: CRDs, claims, secrets, quota. On one machine: programs and disk."""

@@ -172,6 +172,9 @@ class Recorder:
     def __init__(self, world: RecordedWorld, name: str) -> None:
         self._world, self._name = world, name
 
+    def forget(self, key: str) -> None:  # the one call that waits for nobody
+        self._world.calls.append((f"{self._name}.forget", key))
+
     def __getattr__(self, method: str) -> Callable[..., Any]:
         return lambda *arguments: self._world.call(f"{self._name}.{method}", arguments)
 

@@ -87,10 +87,10 @@ async def test_the_same_actions_twice_in_a_row_are_backed_off(world: Any, a_plan
     assert outcomes == ["acted", "repeated", "acted", "settled", "acted"]
 
 
-async def test_an_object_that_is_no_more_ends_quietly(world: Any, a_plan: Call) -> None:
+async def test_an_object_that_is_no_more_ends_quietly_and_is_forgotten(world: Any, a_plan: Call) -> None:
     world.model = None
     assert (await world.controller(a_plan()).reconcile(KEY)).outcome == "gone"
-    assert world.calls == [("models.get", KEY)]
+    assert world.calls == [("models.get", KEY), ("registry.forget", KEY)]
 
 
 async def test_an_object_that_goes_in_mid_pass_ends_as_quietly(world: Any, a_plan: Call, log: StringIO) -> None:

@@ -273,3 +273,12 @@ class TestManyReports:
         await registry.observe(model)
         assert mlflow.read.count("r3") == 2
         assert len(mlflow.read) == 21
+
+    async def test_of_an_object_that_is_gone_are_forgotten(self, mlflow, registry, model):
+        await registry.observe(model)
+        registry.forget("somebody/else")
+        await registry.observe(model)
+        assert len(mlflow.read) == 20
+        registry.forget(model.key)
+        await registry.observe(model)
+        assert len(mlflow.read) == 40

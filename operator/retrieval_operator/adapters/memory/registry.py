@@ -107,6 +107,9 @@ class MemoryRegistry(Fake[Entries]):
             changed = {**rest, alias: version} if version else rest
             self._change_entries(aliases={**self._now.aliases, name: changed})
 
+    def forget(self, key: str) -> None:
+        """Runs and versions outlive their object, here as in MLflow; nothing else is remembered."""
+
     def attach_report(self, model: RetrievalModel, step: str, key: str, report: Mapping[str, Any]) -> None:
         """What a program does when its last file is complete."""
         self._put_run((model.key, f"{step}:{key}"), report=dict(report), status="Finished")

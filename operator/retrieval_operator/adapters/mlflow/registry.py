@@ -81,8 +81,15 @@ class MlflowRegistry:
         with self._server(model) as server:
             await server.versions.set_alias(model.registered_model_name, alias, version)
 
+    def forget(self, key: str) -> None:
+        for server in self._servers.values():
+            server.runs.forget(self._owner_of(key))
+
     def _owner(self, model: RetrievalModel) -> str:
-        return f"{self._cluster}/{model.key}"
+        return self._owner_of(model.key)
+
+    def _owner_of(self, key: str) -> str:
+        return f"{self._cluster}/{key}"
 
     @contextmanager
     def _server(self, model: RetrievalModel) -> Iterator[_Server]:

@@ -156,6 +156,10 @@ class Runs:
             raise Stale(f"the MLflow run {run_id} was deleted")
         return run
 
+    def forget(self, owner: str) -> None:
+        """Drop the reports of an owner who is gone."""
+        self._reports.pop(owner, None)
+
     async def _ensure_experiment(self, name: str) -> str:
         by_name = {"experiment_name": name}
         found = await self._rest.find("experiments/get-by-name", by_name)
