@@ -26,21 +26,27 @@ from retrieval_core.sources.synthetic import Snapshot, generate, require_possibl
 from retrieval_core.sources.world import WorldSize
 from retrieval_core.sources.writing import require_free, write_dataset
 
-app = typer.Typer(
-    name="retrieval-data",
-    help="Make and check datasets; remove old bundles and indexes.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-import_app = typer.Typer(help="Make a dataset from public data.", no_args_is_help=True)
-app.add_typer(import_app, name="import")
-
-progress_console = Console(stderr=True)
-
 
 def _examples(*commands: str) -> str:
     """Paragraphs, because help text folds single line breaks."""
     return "\n\n".join(["Examples:", *commands])
+
+
+app = typer.Typer(
+    name="retrieval-data",
+    help="Make and check datasets; remove old bundles and indexes.",
+    epilog=_examples("retrieval-data generate data/feed", "retrieval-data validate data/feed"),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+import_app = typer.Typer(
+    help="Make a dataset from public data.",
+    epilog=_examples("retrieval-data import movielens ml-latest-small data/movielens"),
+    no_args_is_help=True,
+)
+app.add_typer(import_app, name="import")
+
+progress_console = Console(stderr=True)
 
 
 class Output(StrEnum):
@@ -128,7 +134,9 @@ def generate_feed(
     _print_summary(dataset, output)
 
 
-@app.command(epilog=_examples("retrieval-data validate data/feed", "retrieval-data validate s3://bucket/feed -o json"))
+@app.command(
+    epilog=_examples("retrieval-data validate data/feed", "retrieval-data validate https://example.com/feed -o json")
+)
 @exit_with_reason()
 def validate(
     uri: Annotated[str, typer.Argument(metavar="URI", help="Directory or fsspec URI of a dataset.")],
@@ -158,7 +166,7 @@ def oracle(
     name="remove",
     epilog=_examples(
         "retrieval-data remove /store/default/feed revisions/0b6c1d2e indexes/5f0d1a2b",
-        "retrieval-data remove s3://bucket/store/default/feed --all --keep s3://bucket/feed",
+        "retrieval-data remove /store/default/feed --all --keep /data/feed",
     ),
 )
 @exit_with_reason()

@@ -25,6 +25,7 @@ COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 
 app = typer.Typer(
     help="Encode a corpus with a bundle and build its search index.",
+    epilog="Example:\n\n`retrieval-index build --bundle ./bundle --dataset ./data --kind serving --out ./index`",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,

@@ -31,14 +31,22 @@ SEGMENT_CHARS = 160
 
 app = typer.Typer(
     help="Measure retrieval on held-out members; verify a served stack.",
+    epilog="Example:\n\n`retrieval-evaluate power --members 2000 --margin 0.02`; each command has more",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Uri = Annotated[str, typer.Option(show_default=False)]
-OptionalUri = Annotated[str | None, typer.Option(show_default=False)]
+DatasetOption = Annotated[str, typer.Option(help="URI of the dataset directory.", show_default=False)]
+BundleOption = Annotated[str, typer.Option(help="URI of its bundle.", show_default=False)]
+OutOption = Annotated[str, typer.Option(help="URI of the directory to write.", show_default=False)]
+GenerationOption = Annotated[
+    str, typer.Option(help="URI of its evaluation index (retrieval-index build --kind evaluation).", show_default=False)
+]
+ServingOption = Annotated[str, typer.Option(help="URI of the serving index that it loaded.", show_default=False)]
+OtherBundleOption = Annotated[str | None, typer.Option(help="URI of its bundle.", show_default=False)]
+OtherGenerationOption = Annotated[str | None, typer.Option(help="URI of its evaluation index.", show_default=False)]
 GatesOption = Annotated[str, typer.Option(help="A JSON file, or inline JSON: [{metric, k, pool, segment, ...}].")]
 KOption = Annotated[str, typer.Option(help="Cuts for corpus recall and hit rate, comma-separated.")]
 SegmentsOption = Annotated[str, typer.Option(help="all, new, category:FIELD=VALUE; comma-separated, or a JSON list.")]
@@ -60,14 +68,14 @@ CacheOption = Annotated[
 @exit_with_reason()
 def run(
     *,
-    dataset: Uri,
-    candidate_bundle: Uri,
-    candidate_generation: Uri,
-    out: Uri,
-    champion_bundle: OptionalUri = None,
-    champion_generation: OptionalUri = None,
-    untrained_bundle: OptionalUri = None,
-    untrained_generation: OptionalUri = None,
+    dataset: DatasetOption,
+    candidate_bundle: BundleOption,
+    candidate_generation: GenerationOption,
+    out: OutOption,
+    champion_bundle: OtherBundleOption = None,
+    champion_generation: OtherGenerationOption = None,
+    untrained_bundle: OtherBundleOption = None,
+    untrained_generation: OtherGenerationOption = None,
     gates: GatesOption = "[]",
     k: KOption = "10,100,2000",
     segments: SegmentsOption = "all,new",
@@ -116,10 +124,10 @@ def run(
 def verify(
     *,
     url: Annotated[str, typer.Option(help="Base URL of the encoder server.", show_default=False)],
-    bundle: Uri,
-    generation: Uri,
-    dataset: Uri,
-    out: Uri,
+    bundle: BundleOption,
+    generation: ServingOption,
+    dataset: DatasetOption,
+    out: OutOption,
     members: Annotated[int, typer.Option(help="Members to ask for, sampled by a stable hash.")] = 50,
     k: Annotated[int, typer.Option(help="Items to ask for.")] = 2000,
 ) -> None:
@@ -237,11 +245,12 @@ def _gate_table(document: dict[str, Any], title: str) -> Table:
 
 def print_verification(document: dict[str, Any], provenance: str) -> None:
     latency = document["latencyMs"]
+    at = f" at {document['url']}" if "url" in document else ""
     console.print(
         titled(
             provenance,
-            f"{document['matched']} of {document['asked']} answers equal direct computation; {document['url']}, "
-            f"latency ms p50 {latency['p50']}, p95 {latency['p95']}, p99 {latency['p99']}",
+            f"{document['matched']} of {document['asked']} answers equal direct computation; "
+            f"latency ms{at} p50 {latency['p50']}, p95 {latency['p95']}, p99 {latency['p99']}",
         )
     )
     for mismatch in document["mismatches"]:
@@ -290,15 +299,16 @@ def _numbers(option: str, text: str) -> list[int]:
 def _finished_verification(out: str, asked_for: dict[str, Any]) -> dict[str, Any] | None:
     """The document of an earlier run of the same command; another stack's, or of other answers, is refused.
 
-    Whom it asked does not count: a server that is started again may have another port.
+    Whom it asked does not count: a server that is started again may have another port. Nor does what is not told
+    there: an older version may have written it.
     """
     if not is_published(out, VERIFICATION_FILE):
         return None
     document: dict[str, Any] = read_json(local_path(out) / VERIFICATION_FILE)
     others = [
-        f"{name} is {document.get(name)} there and {asked} now"
+        f"{name} is {document[name]} there and {asked} now"
         for name, asked in asked_for.items()
-        if document.get(name) != asked
+        if name in document and document[name] != asked
     ]
     if others:
         raise BadArguments(f"{out} holds another verification: {'; '.join(others)}; choose another --out")

@@ -19,7 +19,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     config: Annotated[
-        str, typer.Option(help="a YAML or JSON file, or an inline JSON document that starts with {")
+        str,
+        typer.Option(
+            help="a YAML or JSON file (examples/training; docs/contracts.md, section 2), or an inline JSON document"
+        ),
     ] = "",
     out: Annotated[str, typer.Option(help="fsspec URI of the bundle; complete when bundle.json is there")] = "",
     checkpoints: Annotated[
@@ -38,9 +41,9 @@ def main(
 
     retrieval-train --config train.yaml --out bundles/first
 
-    torchrun --nproc-per-node 2 -m retrieval_trainer.cli --config train.yaml --out bundles/first
+    python -m torch.distributed.run --nproc-per-node 2 -m retrieval_trainer.cli --config train.yaml --out bundles/first
 
-    retrieval-train --import s3://models/feed/bundle
+    retrieval-train --import /models/feed/bundle
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         # A node's ranks share one termination log, and a peer that was cut off must not hide the first one's reason.

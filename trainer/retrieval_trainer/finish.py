@@ -52,7 +52,8 @@ def finished_bundle(config: TrainConfig, out: str) -> Bundle | None:
             "give each revision a directory of its own"
         )
     chosen = config.hyperparameters.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    others = _differences({"base": config.base.describe(), "hyperparameters": chosen}, bundle.training)
+    said = {"base": config.base.describe(), "dimensions": list(config.dimensions), "hyperparameters": chosen}
+    others = _differences(said, bundle.training | {"dimensions": list(bundle.manifest.embedding.dimensions)})
     if others:
         raise BadInput(
             f"{out} holds a bundle of revision {found} that was trained otherwise ({'; '.join(others)}); "

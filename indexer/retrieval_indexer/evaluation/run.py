@@ -75,18 +75,20 @@ class Evaluation:
     def found_complete(self) -> dict[str, Any] | None:
         """evaluation.json of an earlier run of the same command; BadInput when --out holds another evaluation.
 
-        What counts is what decides the numbers: neither the cache nor the device.
+        What counts is what decides the numbers, neither the cache nor the device, and only what the document tells: an
+        older version may have written it.
         """
         if not is_published(self.request.out, LAST_FILE):
             return None
         document = read_json(local_path(self.request.out) / LAST_FILE)
         wanted = {"candidate": self._ids("candidate"), "champion": self._ids("champion"), **self._settings()}
         wanted |= {"snapshot": self.dataset.snapshot, "minSamples": self.request.min_samples}
-        found = document | document.get("settings", {}) | {"snapshot": document["dataset"]["snapshot"]}
+        found = {name: document[name] for name in ("candidate", "champion", "minSamples")}
+        found |= {"snapshot": document["dataset"]["snapshot"], **document.get("settings", {})}
         others = [
-            f"{name} is {json.dumps(found.get(name))} there and {json.dumps(asked)} now"
+            f"{name} is {json.dumps(found[name])} there and {json.dumps(asked)} now"
             for name, asked in wanted.items()
-            if found.get(name) != asked
+            if name in found and found[name] != asked
         ]
         if others:
             raise BadInput(f"{self.request.out} holds another evaluation: {'; '.join(others)}; choose another --out")

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     DEPENDENCIES_MET = "DependenciesMet"
     DEPENDENCY_MISSING = "DependencyMissing"
     SUSPENDED = "Suspended"
+    NOT_SUSPENDED = "NotSuspended"
     ALIAS_REPAIRED = "AliasRepaired"
     STACK_REPAIRED = "StackRepaired"
     STACK_COLLECTED = "StackCollected"

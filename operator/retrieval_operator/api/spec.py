@@ -117,7 +117,7 @@ class Lora(Manifest):
 
 
 class Hyperparameters(Manifest):
-    """Handed to the trainer as they are; what is not set is the trainer's default (retrieval-train --help)."""
+    """Handed to the trainer as they are; what is not set has the default of docs/contracts.md, section 2."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
         default=None, description="steps of the optimizer; or say epochs."
@@ -408,7 +408,8 @@ class RetrievalModelSpec(Manifest):
 
     suspend: bool = Field(
         default=False,
-        description="suspend stops new work; the champion keeps serving, and a rollback that is asked for is made.",
+        description="suspend starts no new work and stops a training, which goes on later; the champion keeps serving, "
+        "and a rollback that is asked for is made.",
     )
     storage: Storage
     data: Data

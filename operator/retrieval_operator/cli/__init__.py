@@ -9,19 +9,22 @@ from retrieval_operator.cli.exits import EPILOG
 
 app = typer.Typer(
     name="retrieval-operator",
-    help="Trains, gates, serves and keeps fresh LLM embedding retrieval.",
+    help="Trains, gates, serves and keeps fresh LLM embedding retrieval.\n\n"
+    "For example: retrieval-operator local apply -f feed.yaml --wait",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=EPILOG,
 )
 local = typer.Typer(
-    help="Everything on this machine: processes for jobs, files for objects, MLflow on SQLite.",
+    help="Everything on this machine: processes for jobs, files for objects, MLflow on SQLite.\n\n"
+    "For example: retrieval-operator local status feed --watch",
     no_args_is_help=True,
     epilog=EPILOG,
 )
 app.add_typer(local, name="local")
 kubernetes = typer.Typer(
-    help="The control plane in a cluster: what its pods run.",
+    help="The control plane in a cluster: what its pods run, and what an administrator may.\n\n"
+    "For example: retrieval-operator kubernetes release-finalizers --namespace feed",
     no_args_is_help=True,
     epilog=EPILOG,
 )
@@ -50,4 +53,8 @@ for command in (
 
 @app.callback()
 def main() -> None:
-    """Trains, gates, serves and keeps fresh LLM embedding retrieval."""
+    """Trains, gates, serves and keeps fresh LLM embedding retrieval.
+
+    For example:
+      retrieval-operator local apply -f feed.yaml --wait
+    """

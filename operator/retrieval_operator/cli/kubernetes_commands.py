@@ -34,6 +34,7 @@ def release_finalizers(
     The chart runs it before it is uninstalled. What has deletionPolicy Delete can then be deleted; its files stay.
 
     For example:
+      retrieval-operator kubernetes release-finalizers --namespace feed
       retrieval-operator kubernetes release-finalizers --stop retrieval-operator/retrieval-operator
     """
     deployment = _deployment(stop)

@@ -140,15 +140,6 @@ def asks_for_generation(context: Context, champion: Champion) -> bool:
     return champion.generation_key == generation_of(context, champion, champion.refresh_slot)
 
 
-def is_asked_for(context: Context, champion: Champion) -> bool:
-    """Whether spec and annotations ask for this very stack, under the schedule slots that it was made for."""
-    return (
-        asks_for_revision(context, champion)
-        and asks_for_generation(context, champion)
-        and champion.serving_hash == serving_hash(context.spec)
-    )
-
-
 def _wanted_refresh(context: Context, taken: Slots) -> Wanted | None:
     champion = context.champion
     if champion is None:
@@ -224,6 +215,15 @@ def may_begin(context: Context, wish: Wanted) -> bool:
 def may_begin_by_itself(context: Context, wish: Wanted) -> bool:
     """Whether it only waits for something that nothing tells us of: MLflow, a claim, a name that somebody else has."""
     return not (wish.refused or context.spec.suspend) and (context.registry is None or bool(context.missing))
+
+
+def takes_a_slot(context: Context, wish: Wanted) -> bool:
+    """Whether it comes with a slot that the champion is not of: nobody waits for it by the minute."""
+    champion = context.champion
+    if champion is None or wish.kind is CandidateKind.ROLLBACK:
+        return False
+    training, live = (holder.slot.partition("#")[0] for holder in (wish, champion))
+    return training != live or wish.refresh_slot != champion.refresh_slot
 
 
 def rests(spec: RetrievalModelSpec, candidate: Candidate | None) -> bool:

@@ -27,9 +27,9 @@ from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep
 
 # The end of a removal wakes the queue; this is the safety net.
 _RUNNING_REQUEUE_S = 15
-# Files that cannot be removed until somebody mends something hold a schedule up for one attempt in this time. A gut
-# feeling: schedules that are never idle have slots of minutes to an hour.
-_HOLDS_UP_EVERY_S = 3600
+# How long a slot of a schedule waits for files to go. A candidate leaves up to four directories, and removing one takes
+# seconds, in a cluster those of a pod's start: enough for more of them, so that a backlog shrinks. A gut feeling.
+_HOLDS_UP_S = 180
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Collection:
 
 
 def collection(context: Context, history: list[HistoryEntry], wish: Wanted | None, *, may_remove: bool) -> Collection:
-    """The next thing to do for one key. `may_remove`: nothing is in flight, wanted or changing in this pass."""
+    """The next thing to do for one key. `may_remove`: nothing is in flight, begins, or changes in this pass."""
     registry = context.registry
     if registry is None:
         return Collection()  # what may go is not known
@@ -67,19 +67,20 @@ def collection(context: Context, history: list[HistoryEntry], wish: Wanted | Non
 
 
 def is_due(context: Context, history: list[HistoryEntry], wish: Wanted) -> bool:
-    """Whether files can go before this scheduled wish begins: a schedule that is never idle would keep all of them.
+    """Whether files can go before this wish begins: a schedule that is never idle would keep all of them.
 
-    Not while what is needed is not all known. One that failed costs the schedule one attempt in `_HOLDS_UP_EVERY_S`.
+    For `_HOLDS_UP_S` after the last candidate at most, however long a removal takes and however many are due: the rest
+    follows after the next one. Not while it is not all known what is needed.
     """
     if any(problem.keeps_files for problem in context.observed.problems):
         return False
-    removals = _removals(context)
-    if any(work.state == "Running" for work in removals):
-        return True
-    failures = [work.finished_at for work in removals if work.state == "Failed" and work.reason != STOPPED]
-    if failures and context.now - max(failures) < _HOLDS_UP_EVERY_S:
+    # One that found nothing new leaves no moment in the history.
+    last_work = [work.finished_at for work in context.observed.workloads if work.step is not WorkloadStep.COLLECT]
+    ended_at = max([*last_work, *(entry.at for entry in history)], default=0)
+    if not 0 <= context.now - ended_at < _HOLDS_UP_S:
         return False
-    return bool(collection(context, history, wish, may_remove=True).actions)
+    is_removing = any(work.state == "Running" for work in _removals(context))
+    return is_removing or bool(collection(context, history, wish, may_remove=True).actions)
 
 
 def is_in_the_way(context: Context) -> bool:

@@ -31,6 +31,11 @@ def generation_uri(model: RetrievalModel, key: str) -> str:
     return f"{storage_root(model)}/indexes/{key}"
 
 
+def served_k(model: RetrievalModel) -> int:
+    """How many items a client asks for."""
+    return model.spec.index.served_k or DEFAULT_SERVED_K
+
+
 def workload_name(model: RetrievalModel, step: WorkloadStep, key: str, attempt: int) -> str:
     return f"{model.metadata.name}-{key}-{step}-{attempt}"
 
@@ -109,7 +114,7 @@ def index(
     spec = model.spec
     inputs = _index_inputs(model, step, key=key, bundle_id=bundle_id, bundle=bundle, data_uri=data_uri)
     arguments = ["build", *inputs, "--factory", spec.index.factory]
-    arguments += ["--served-k", str(spec.index.served_k or DEFAULT_SERVED_K)]
+    arguments += ["--served-k", str(served_k(model))]
     if spec.model.served_dimension is not None:
         arguments += ["--served-dimension", str(spec.model.served_dimension)]
     if previous:
@@ -182,11 +187,11 @@ def evaluate(
     return _spec(model, WorkloadStep.EVALUATE, key, "retrieval-evaluate", tuple(arguments))
 
 
-def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str) -> WorkloadSpec:
-    """Ask a dark stack and compare with direct computation."""
+def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str, k: int) -> WorkloadSpec:
+    """Ask a dark stack for the best `k` items of some members, and compare with direct computation."""
     arguments = ["verify", "--url", address, "--bundle", record.bundle_uri, "--generation", record.generation_uri]
     arguments += ["--dataset", record.data_uri, "--members", str(VERIFIED_MEMBERS)]
-    arguments += ["--k", str(model.spec.index.served_k or DEFAULT_SERVED_K)]
+    arguments += ["--k", str(k)]
     arguments += ["--out", f"{storage_root(model)}/verifications/{key}"]
     return _spec(model, WorkloadStep.VERIFY, key, "retrieval-evaluate", tuple(arguments))
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from retrieval_operator.api.status import Candidate, Champion, HistoryEntry, RetrievalModelStatus, Step
-from retrieval_operator.domain.candidates import Wanted, is_asked_for, rests
+from retrieval_operator.domain.candidates import Wanted, asks_for_generation, asks_for_revision, rests
 from retrieval_operator.domain.context import Context, cut
 from retrieval_operator.domain.history import newest
+from retrieval_operator.domain.identity import serving_hash
 
 # The conditions a candidate sets on its way, with the first step at which each is behind it.
 _MILESTONE_CONDITIONS: tuple[tuple[ConditionType, Step], ...] = (
@@ -163,7 +164,7 @@ def _promoted(context: Context, found: Found) -> _Said:
     """Whether the champion is what this generation of the object asks for; what schedules add is Progressing."""
     if found.stalled is not None:
         return _Said("False", *found.stalled)
-    if found.champion is not None and is_asked_for(context, found.champion):
+    if found.champion is not None and _is_asked_for(context, found.champion):
         return _Said("True", Reason.PROMOTED, f"stack {found.champion.stack} is champion")
     if found.candidate is not None:
         return _Said("False", _STEP_REASON[found.candidate.step], found.candidate.message)
@@ -172,6 +173,15 @@ def _promoted(context: Context, found: Found) -> _Said:
     if found.wish is not None:
         return _Said("False", *not_begun(context))
     return _Said("False", Reason.NO_CHAMPION, "nothing was promoted yet")
+
+
+def _is_asked_for(context: Context, champion: Champion) -> bool:
+    """Whether spec and annotations ask for this very stack, under the schedule slots that it was made for."""
+    return (
+        asks_for_revision(context, champion)
+        and asks_for_generation(context, champion)
+        and champion.serving_hash == serving_hash(context.spec)
+    )
 
 
 def _refusal_reason(found: Found) -> Reason:
@@ -192,7 +202,7 @@ def _suspended(context: Context, found: Found) -> _Said:
     if context.spec.suspend:
         serving = "; the champion keeps serving" if found.champion is not None else ""
         return _Said("True", Reason.SUSPENDED, f"spec.suspend is true: no new work is started{serving}")
-    return _Said("False", Reason.DEPENDENCIES_MET)
+    return _Said("False", Reason.NOT_SUSPENDED)
 
 
 def _milestones(found: Found) -> dict[ConditionType, _Said]:

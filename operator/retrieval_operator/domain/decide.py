@@ -160,7 +160,7 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
         candidate = None
     files_first = False
     if candidate is None and wish is not None and candidates.may_begin(context, wish):
-        files_first = _only_a_schedule_asks(context, wish) and collection.is_due(context, history, wish)
+        files_first = candidates.takes_a_slot(context, wish) and collection.is_due(context, history, wish)
         candidate = None if files_first else candidates.new_candidate(context, wish, history)
     waits = wish if candidate is None else None
     looks_again = waits is not None and (files_first or candidates.may_begin_by_itself(context, waits))
@@ -174,12 +174,6 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
         slots=taken,
         requeue_after_s=_IN_FLIGHT_REQUEUE_S if looks_again else None,
     )
-
-
-def _only_a_schedule_asks(context: Context, wish: candidates.Wanted) -> bool:
-    """Nobody waits: the champion serves, and is what spec and annotations ask for."""
-    champion = context.champion if wish.scheduled and _champion_serves(context) else None
-    return champion is not None and candidates.is_asked_for(context, champion)
 
 
 def _advanced(context: Context, done: _Pass, candidate: Candidate) -> _Pass:

@@ -110,9 +110,10 @@ def stack_id(bundle_id: str, generation_id: str, serving: str) -> str:
     return digest("stack", {"bundle": bundle_id, "generation": generation_id, "serving": serving})
 
 
-def verification_key(stack: str, retry: str, image: str = "") -> str:
-    """One verification of a dark stack; a person's retry asks anew.
+def verification_key(stack: str, *, k: int, image: str, retry: str) -> str:
+    """One verification of a dark stack that is asked for `k` items; a person's retry asks anew.
 
-    `image` is that of its servers where those of another one were asked before, "" otherwise.
+    `image` is that of its servers, "" where it is not known: a stack that is started again, as after a rollback to a
+    collected one, has the image that the operator of now gives it.
     """
-    return digest("verification", {"stack": stack, "retry": retry, **({"image": image} if image else {})})
+    return digest("verification", {"stack": stack, "k": k, "image": image, "retry": retry})

@@ -32,7 +32,8 @@ def garbage(
 ) -> dict[str, list[RunObserved]]:
     """The runs whose files are neither kept nor collected yet, by key, in a fixed order.
 
-    `history` as the last status has it, or more. `wish` is what the object asks for and was refused, None for nothing.
+    `history` as the last status has it, or more. `wish` is what the object asks for and was refused, or has not begun;
+    None for nothing.
     What no run names is not found: it stays, which loses nothing.
     """
     kept = _kept_keys(context, registry, history, wish)

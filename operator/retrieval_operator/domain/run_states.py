@@ -6,13 +6,13 @@ ended, and changed back when it is taken up again. Of all of them the image that
 
 from __future__ import annotations
 
-from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE, TAG_STACK
+from retrieval_operator.api.constants import TAG_IMAGE
 from retrieval_operator.api.status import Candidate
 from retrieval_operator.domain.attempts import STOPPED
 from retrieval_operator.domain.context import Context
 from retrieval_operator.domain.observed import RunObserved, RunStatus
 from retrieval_operator.domain.plan import Action, SetRunStatus, TagRun
-from retrieval_operator.domain.workloads import WorkloadObserved, WorkloadStep, piece
+from retrieval_operator.domain.workloads import WorkloadObserved, piece
 
 
 def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, ...]:
@@ -29,17 +29,12 @@ def run_states(context: Context, candidate: Candidate | None) -> tuple[Action, .
 def run_images(context: Context) -> tuple[Action, ...]:
     """Tags of the runs whose image is known and not written yet; one that is known no more stays written."""
     runs = context.registry.runs.values() if context.registry else ()
-    return tuple(TagRun(run_id=run.run_id, tags=tags) for run in runs if (tags := _unwritten_images(context, run)))
-
-
-def _unwritten_images(context: Context, run: RunObserved) -> dict[str, str]:
-    latest = _latest(context, run)
-    images = {TAG_IMAGE: latest.image if latest else ""}
-    if run.step == WorkloadStep.VERIFY:
-        stack = context.observed.stacks.get(run.tags.get(TAG_STACK, ""))
-        has_asked = run.report is not None and TAG_SERVER_IMAGE in run.tags  # and not those that run by now
-        images[TAG_SERVER_IMAGE] = stack.image if stack and not has_asked else ""
-    return {name: image for name, image in images.items() if image and image != run.tags.get(name)}
+    latest = [(run, _latest(context, run)) for run in runs]
+    return tuple(
+        TagRun(run_id=run.run_id, tags={TAG_IMAGE: work.image})
+        for run, work in latest
+        if work is not None and work.image and work.image != run.tags.get(TAG_IMAGE)
+    )
 
 
 def _status(context: Context, candidate: Candidate | None, run: RunObserved) -> RunStatus:

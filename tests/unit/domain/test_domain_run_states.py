@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from retrieval_operator.api.constants import TAG_IMAGE, TAG_SERVER_IMAGE
 from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import Step
@@ -83,24 +85,26 @@ def test_the_images_that_ran_are_written_once_and_stay_when_the_workloads_are_go
     world = World()
     model = make(status=run_until_settled(make(), world)[-1][1].status)
     world.workloads = {name: replace(work, image=f"{work.step}@sha256:1") for name, work in world.workloads.items()}
-    world.stacks = {name: replace(stack, image="server@sha256:2") for name, stack in world.stacks.items()}
     model, plan = step(model, world)
     assert {type(action) for action in plan.actions} == {TagRun}
     images = {run.step: run.tags[TAG_IMAGE] for run in world.runs.values() if TAG_IMAGE in run.tags}
     assert images == {run.step: f"{run.step}@sha256:1" for run in world.runs.values()}
-    servers = {run.tags.get(TAG_SERVER_IMAGE) for run in world.runs.values() if run.step == "verify"}
-    assert servers == {"server@sha256:2"}
     world.workloads.clear()
     _, plan = step(model, world)
     assert not plan.actions
     assert images == {run.step: run.tags[TAG_IMAGE] for run in world.runs.values()}
 
 
-def test_servers_of_another_image_are_asked_anew_and_what_the_others_answered_stays_theirs(make: Make) -> None:
+@pytest.mark.parametrize("is_proved", [True, False], ids=["reported", "report withdrawn"])
+def test_servers_of_another_image_are_asked_anew_and_what_the_others_answered_stays_theirs(
+    make: Make, is_proved: bool
+) -> None:
     """The object is deleted, its files stay, and the operator that it is applied to again has a newer server."""
     world = WorldOfImages("server@sha256:old")
     run_until_settled(make(), world)
     world.traffic, world.stacks, world.workloads = TrafficObserved(), {}, {}
+    if not is_proved:
+        world.runs = {n: replace(r, report=None) if r.step == "verify" else r for n, r in world.runs.items()}
     world.server_image = "server@sha256:new"
     before = len(world.created)
     final = run_until_settled(make(), world)[-1][1].status
@@ -108,6 +112,8 @@ def test_servers_of_another_image_are_asked_anew_and_what_the_others_answered_st
     assert [name.split("-")[2] for name in world.created[before:] if name.startswith("workload")] == ["verify"]
     asked = [run.tags[TAG_SERVER_IMAGE] for run in world.runs.values() if run.step == "verify"]
     assert asked == ["server@sha256:old", "server@sha256:new"]
+    outs = {spec.arguments[spec.arguments.index("--out") + 1] for spec in world.specs.values() if spec.step == "verify"}
+    assert len(outs) == 2, "nobody finds the answers of the others"
 
 
 class WorldOfImages(World):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,21 @@ def test_the_configuration_cannot_be_changed() -> None:
     assert isinstance(config, TrainConfig)
     with pytest.raises(ValueError, match="frozen"):
         config.revision = "other"  # type: ignore[misc]
+
+
+def test_the_contract_names_every_hyperparameter_with_its_default() -> None:
+    """`kubectl explain` sends people there."""
+    page = (Path(__file__).parents[3] / "docs" / "contracts.md").read_text()
+    table = page.partition("| hyperparameter |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines()[2:]]
+    told: dict[str, str] = {}
+    for names, defaults in rows:
+        found = re.findall(r"`([^`]+)`", names)
+        values = defaults.split(", ") if len(found) > 1 and ", " in defaults else [defaults] * len(found)
+        told |= dict(zip(found, (value.strip("`") for value in values), strict=True))
+    said = Hyperparameters(steps=1).model_dump(mode="json", by_alias=True)
+    lora = {f"lora.{name}": value for name, value in said.pop("lora").items()}
+    assert told.keys() == said.keys() | lora.keys()
+    for name, value in (said | lora).items():
+        if name not in ("steps", "epochs", "learningRate"):  # which have no one default
+            assert told[name] == (f"{value:g}" if isinstance(value, float) else str(value).lower()), name

@@ -74,8 +74,10 @@ def test_a_bundle_that_was_trained_otherwise_under_the_same_name_is_refused_in_w
     publish_bundle(training, Progress(4, 32, HISTORY), out)
     other = training.config.model_dump(mode="json", by_alias=True)
     other["hyperparameters"] |= {"learningRate": 0.5, "lora": {"rank": 3}}
+    other["dimensions"] = [*other["dimensions"], 4]
     with pytest.raises(BadInput) as refused:
         finished_bundle(TrainConfig.model_validate(other), out)
+    assert "dimensions is [" in str(refused.value)
     assert "hyperparameters.learningRate is 0.001 there and 0.5 now" in str(refused.value)
     assert "hyperparameters.lora.rank is 16 there and 3 now" in str(refused.value)
 

@@ -12,7 +12,8 @@ from retrieval_operator.cli.cluster import reading, writing
 from retrieval_operator.cli.exits import EPILOG
 
 app = typer.Typer(
-    help="RetrievalModels of a cluster: look at them, approve, roll back, try again.",
+    help="RetrievalModels of a cluster: look at them, approve, roll back, try again.\n\n"
+    "For example: kubectl retrieval status feed --namespace feed --watch",
     no_args_is_help=True,
     add_completion=False,  # kubectl's plugins have another way
     pretty_exceptions_enable=False,

@@ -157,32 +157,21 @@ def deployed(context: Context, candidate: Candidate) -> Progress:
 def verified(context: Context, candidate: Candidate) -> Progress:
     """The dark stack's answers equal direct computation, in time."""
     record = _known_record(context, candidate)
-    key = _verification_key(context, record, candidate.retry)
+    stack, k = _stack(context, record), commands.served_k(context.model)
+    key = verification_key(record.stack, k=k, image=stack.image, retry=candidate.retry)
     report = report_of(
         context,
         candidate,
         Step.VERIFYING,
-        commands.verify(context.model, key=key, record=record, address=_stack(context, record).address),
+        commands.verify(context.model, key=key, record=record, address=stack.address, k=k),
         title=f"verification of stack {record.stack}",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.VERIFICATION_FAILED,
-        tags={TAG_STACK: record.stack},
+        tags={TAG_STACK: record.stack, **({TAG_SERVER_IMAGE: stack.image} if stack.image else {})},
     )
     if isinstance(report, Waiting | Ended):
         return report
     return _judge_answers(context, candidate, record, report)
-
-
-def _verification_key(context: Context, record: StackRecord, retry: str) -> str:
-    """What an earlier verification was told counts for these servers, unless it asked those of another image.
-
-    A stack that is started again, as after a rollback to a collected one, has the images of the operator of now.
-    """
-    key = verification_key(record.stack, retry)
-    run = context.registry.runs.get(f"{WorkloadStep.VERIFY}:{key}") if context.registry else None
-    asked = run.tags.get(TAG_SERVER_IMAGE, "") if run is not None and run.report is not None else ""
-    image = _stack(context, record).image
-    return verification_key(record.stack, retry, image) if image and asked not in ("", image) else key
 
 
 def _judge_answers(context: Context, candidate: Candidate, record: StackRecord, report: Mapping[str, Any]) -> Progress:
