@@ -79,6 +79,7 @@ class Reason(StrEnum):
     STACK_COLLECTED = "StackCollected"
     FILES_COLLECTED = "FilesCollected"
     REMOVAL_FAILED = "RemovalFailed"
+    REMOVING_FILES = "RemovingFiles"
     IMMUTABLE_FIELD_CHANGED = "ImmutableFieldChanged"
     INVALID_SPEC = "InvalidSpec"  # an older or wider definition let in what this operator cannot read
     UNREADABLE = "Unreadable"  # what runs for the object, such as its Service, says what cannot be read

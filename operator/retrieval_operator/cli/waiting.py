@@ -34,8 +34,9 @@ def verdict(model: RetrievalModel, until: Until) -> Verdict | None:
         assert status.champion is not None, "Promoted is about a champion"
         return Verdict(True, f"stack {status.champion.stack} is live at {status.address}")
     stalled = conditions.get(ConditionType.STALLED)
-    # Work that has not begun because MLflow is away (for a while after every start) begins when it is back.
-    is_put_off = promoted is not None and promoted.reason is Reason.REGISTRY_UNAVAILABLE
+    # Work that has not begun because MLflow is away (for a while after every start), or old files go first, will begin.
+    put_off = (Reason.REGISTRY_UNAVAILABLE, Reason.REMOVING_FILES)
+    is_put_off = promoted is not None and promoted.reason in put_off
     works = status.candidate is not None and not rests(model.spec, status.candidate)
     in_flight = works or is_put_off or _is(conditions.get(ConditionType.RECONCILING), "True")
     if in_flight and not _is(stalled, "True"):

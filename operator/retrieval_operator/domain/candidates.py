@@ -83,14 +83,23 @@ def wanted(context: Context, taken: Slots) -> Wanted | None:
 
     A refused wish is returned with its refusal only when nothing else is wanted, for the conditions to say so.
     """
+    wishes = _wishes(context, taken)
+    return next((wish for wish in wishes if not wish.refused), next(iter(wishes), None))
+
+
+def only_schedules_ask(context: Context, taken: Slots) -> bool:
+    """Whatever may begin comes with a slot, so nobody waits for it by the minute. What an edit asks for was refused."""
+    return all(wish.scheduled for wish in _wishes(context, taken) if not wish.refused)
+
+
+def _wishes(context: Context, taken: Slots) -> list[Wanted]:
     asked = (
         _wanted_rollback(context),
         _wanted_revision(context, taken),
         _wanted_refresh(context, taken),
         _wanted_serving(context, taken),
     )
-    wishes = [wish for wish in asked if wish is not None]
-    return next((wish for wish in wishes if not wish.refused), next(iter(wishes), None))
+    return [wish for wish in asked if wish is not None]
 
 
 def _wanted_rollback(context: Context) -> Wanted | None:
@@ -215,15 +224,6 @@ def may_begin(context: Context, wish: Wanted) -> bool:
 def may_begin_by_itself(context: Context, wish: Wanted) -> bool:
     """Whether it only waits for something that nothing tells us of: MLflow, a claim, a name that somebody else has."""
     return not (wish.refused or context.spec.suspend) and (context.registry is None or bool(context.missing))
-
-
-def takes_a_slot(context: Context, wish: Wanted) -> bool:
-    """Whether it comes with a slot that the champion is not of: nobody waits for it by the minute."""
-    champion = context.champion
-    if champion is None or wish.kind is CandidateKind.ROLLBACK:
-        return False
-    training, live = (holder.slot.partition("#")[0] for holder in (wish, champion))
-    return training != live or wish.refresh_slot != champion.refresh_slot
 
 
 def rests(spec: RetrievalModelSpec, candidate: Candidate | None) -> bool:

@@ -69,15 +69,16 @@ def collection(context: Context, history: list[HistoryEntry], wish: Wanted | Non
 def is_due(context: Context, history: list[HistoryEntry], wish: Wanted) -> bool:
     """Whether files can go before this wish begins: a schedule that is never idle would keep all of them.
 
-    For `_HOLDS_UP_S` after the last candidate at most, however long a removal takes and however many are due: the rest
-    follows after the next one. Not while it is not all known what is needed.
+    For about `_HOLDS_UP_S` after the last candidate at most, however long a removal takes and however many are due: the
+    rest follows after the next one. Not while it is not all known what is needed.
     """
     if any(problem.keeps_files for problem in context.observed.problems):
         return False
     # One that found nothing new leaves no moment in the history.
     last_work = [work.finished_at for work in context.observed.workloads if work.step is not WorkloadStep.COLLECT]
-    ended_at = max([*last_work, *(entry.at for entry in history)], default=0)
-    if not 0 <= context.now - ended_at < _HOLDS_UP_S:
+    moments = [*last_work, *(entry.at for entry in history)]
+    # A later one is of a clock that is, or was, ahead.
+    if context.now - max((at for at in moments if at <= context.now), default=0) >= _HOLDS_UP_S:
         return False
     is_removing = any(work.state == "Running" for work in _removals(context))
     return is_removing or bool(collection(context, history, wish, may_remove=True).actions)

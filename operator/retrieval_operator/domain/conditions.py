@@ -157,7 +157,9 @@ def not_begun(context: Context) -> tuple[Reason, str]:
         return Reason.SUSPENDED, "the object is suspended"
     if context.missing:
         return Reason.DEPENDENCY_MISSING, context.missing
-    return Reason.REGISTRY_UNAVAILABLE, context.registry_trouble
+    if context.registry is None:
+        return Reason.REGISTRY_UNAVAILABLE, context.registry_trouble
+    return Reason.REMOVING_FILES, "old files go before the work of a schedule begins"
 
 
 def _promoted(context: Context, found: Found) -> _Said:

@@ -106,7 +106,7 @@ def _forward(context: Context, done: _Pass) -> Plan:
     context = _with_history(context, done.history, done.retry)
     done = _chosen(context, done)
     if done.candidate is None:
-        return _plan(context, done, why="old files go before scheduled work begins" if done.files_first else "")
+        return _plan(context, done)
     if candidates.rests(context.spec, done.candidate):
         since = done.candidate.blocked_since or context.now
         resting = with_facts(done.candidate, blocked_since=since, message="suspended: no new work is started")
@@ -160,7 +160,7 @@ def _chosen(context: Context, done: _Pass) -> _Pass:
         candidate = None
     files_first = False
     if candidate is None and wish is not None and candidates.may_begin(context, wish):
-        files_first = candidates.takes_a_slot(context, wish) and collection.is_due(context, history, wish)
+        files_first = candidates.only_schedules_ask(context, taken) and collection.is_due(context, history, wish)
         candidate = None if files_first else candidates.new_candidate(context, wish, history)
     waits = wish if candidate is None else None
     looks_again = waits is not None and (files_first or candidates.may_begin_by_itself(context, waits))

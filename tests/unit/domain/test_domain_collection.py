@@ -233,6 +233,45 @@ def test_files_that_cannot_go_hold_no_schedule_up_for_long(make: Make, schedule:
     assert stuck.passes <= usual.passes + 46 * MANY, "three minutes each at most"
 
 
+class Ahead(Disk):
+    """The clock that says when programs ended is a minute ahead of ours."""
+
+    def observe(self) -> Observed:
+        seen = super().observe()
+        ends = [replace(work, finished_at=work.finished_at and work.finished_at + 60) for work in seen.workloads]
+        return replace(seen, workloads=tuple(ends))
+
+
+@SCHEDULES
+def test_a_clock_that_is_ahead_keeps_no_files(make: Make, schedule: dict[str, str]) -> None:
+    few, many = (never_idle(make, Ahead(now=1_700_000_000), count, **schedule) for count in (FEW, MANY))
+    assert many.files <= few.files + 1
+
+
+@SCHEDULES
+def test_files_hold_up_a_schedule_and_say_so_but_never_an_edit(make: Make, schedule: dict[str, str]) -> None:
+    world = Disk(now=1_700_000_000)
+    status = never_idle(make, world, MANY, **{"revisionHistoryLimit": 7, **schedule}).status
+    asked = {f"spec.{path}": value for path, value in schedule.items()} | {"spec.revisionHistoryLimit": 1}
+    for number in range(60):
+        model = make(asked | {"metadata.creationTimestamp": 1_700_000_000}, status=status, generation=10 + number)
+        plan = decide(model, world.observe(), world.now)
+        if "old files go" in plan.why:
+            break
+        for action in plan.actions:
+            world.apply(action)
+        status = plan.status
+        world.tick(10 if status.candidate else 4)
+    assert plan.status.candidate is None
+    promoted = next(said for said in plan.status.conditions if said.type == "Promoted")
+    assert promoted.status == "True"
+    edited = make(asked | {"spec.data.revision": "9"}, status=status, generation=99)
+    for _ in range(2):  # a removal that runs is stopped first
+        plan = decide(edited, world.observe(), world.now)
+        assert plan.status.candidate is not None
+        assert plan.status.candidate.kind == "Revision"
+
+
 @SCHEDULES
 def test_a_backlog_of_files_goes_little_by_little(make: Make, schedule: dict[str, str]) -> None:
     world = Disk(now=1_700_000_000)
