@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from retrieval_core.dataset import open_dataset
+from retrieval_core.differences import differences
 from retrieval_core.errors import BadArguments
 from retrieval_core.exits import exit_with_reason
 from retrieval_core.files import is_published, local_path, read_json, write_json
@@ -299,17 +300,12 @@ def _numbers(option: str, text: str) -> list[int]:
 def _finished_verification(out: str, asked_for: dict[str, Any]) -> dict[str, Any] | None:
     """The document of an earlier run of the same command; another stack's, or of other answers, is refused.
 
-    Whom it asked does not count: a server that is started again may have another port. Nor does what is not told
-    there: an older version may have written it.
+    Whom it asked does not count: a server that is started again may have another port.
     """
     if not is_published(out, VERIFICATION_FILE):
         return None
     document: dict[str, Any] = read_json(local_path(out) / VERIFICATION_FILE)
-    others = [
-        f"{name} is {document[name]} there and {asked} now"
-        for name, asked in asked_for.items()
-        if name in document and document[name] != asked
-    ]
+    others = differences(asked_for, document)
     if others:
         raise BadArguments(f"{out} holds another verification: {'; '.join(others)}; choose another --out")
     return document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from retrieval_core.bundle import Bundle, write_bundle
+from retrieval_core.differences import differences
 from retrieval_core.encoding import encode_token_ids
 from retrieval_core.errors import BadInput, Diverged
 from retrieval_core.files import is_local, is_published, local_path, publish
@@ -53,25 +54,13 @@ def finished_bundle(config: TrainConfig, out: str) -> Bundle | None:
         )
     chosen = config.hyperparameters.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     said = {"base": config.base.describe(), "dimensions": list(config.dimensions), "hyperparameters": chosen}
-    others = _differences(said, bundle.training | {"dimensions": list(bundle.manifest.embedding.dimensions)})
+    others = differences(said, bundle.training | {"dimensions": list(bundle.manifest.embedding.dimensions)})
     if others:
         raise BadInput(
             f"{out} holds a bundle of revision {found} that was trained otherwise ({'; '.join(others)}); "
             "give this training another revision and directory"
         )
     return bundle
-
-
-def _differences(said: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[str]:
-    """What the record has otherwise, in words; what it does not tell does not count."""
-    others = []
-    for name, value in said.items():
-        recorded = found.get(name, value)
-        if isinstance(value, dict) and isinstance(recorded, dict):
-            others += _differences(value, recorded, f"{path}{name}.")
-        elif recorded != value:
-            others.append(f"{path}{name} is {recorded} there and {value} now")
-    return others
 
 
 def require_spread(training: Training) -> None:

@@ -6,7 +6,6 @@ evaluation.png    the same for people                  pools.parquet     the neg
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from retrieval_core.dataset import Dataset, open_dataset
+from retrieval_core.differences import differences
 from retrieval_core.errors import BadArguments, BadInput
 from retrieval_core.files import is_published, local_path, read_json, sha256_file, write_json
 from retrieval_core.generation.writer import write_table
@@ -75,8 +75,7 @@ class Evaluation:
     def found_complete(self) -> dict[str, Any] | None:
         """evaluation.json of an earlier run of the same command; BadInput when --out holds another evaluation.
 
-        What counts is what decides the numbers, neither the cache nor the device, and only what the document tells: an
-        older version may have written it.
+        What counts is what decides the numbers: neither the cache nor the device.
         """
         if not is_published(self.request.out, LAST_FILE):
             return None
@@ -85,11 +84,7 @@ class Evaluation:
         wanted |= {"snapshot": self.dataset.snapshot, "minSamples": self.request.min_samples}
         found = {name: document[name] for name in ("candidate", "champion", "minSamples")}
         found |= {"snapshot": document["dataset"]["snapshot"], **document.get("settings", {})}
-        others = [
-            f"{name} is {json.dumps(found[name])} there and {json.dumps(asked)} now"
-            for name, asked in wanted.items()
-            if name in found and found[name] != asked
-        ]
+        others = differences(wanted, found)
         if others:
             raise BadInput(f"{self.request.out} holds another evaluation: {'; '.join(others)}; choose another --out")
         return document

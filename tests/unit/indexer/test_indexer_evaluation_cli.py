@@ -175,5 +175,7 @@ def test_a_finished_verification_counts_for_the_same_question_only(tmp_path):
     (tmp_path / "verification.json").write_text(json.dumps(found))
     assert evaluate_cli._finished_verification(str(tmp_path), asked) == found
     for name, other in (("generationId", "g-2"), ("members", 20), ("k", 10)):
-        with pytest.raises(BadArguments, match=f"{name} is {asked[name]} there and {other} now; choose another --out"):
+        with pytest.raises(
+            BadArguments, match=f"{name} is {json.dumps(asked[name])} there and {json.dumps(other)} now"
+        ):
             evaluate_cli._finished_verification(str(tmp_path), asked | {name: other})

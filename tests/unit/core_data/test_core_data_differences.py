@@ -1,0 +1,26 @@
+"""In which words a program refuses what was made with other settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retrieval_core.differences import differences
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "phrases"),
+    [
+        ({"k": [10]}, {"k": [10], "more": 1}, []),
+        ({"k": [10, 100]}, {"k": [10]}, ["k is [10] there and [10, 100] now"]),
+        ({"new": 1}, {}, []),
+        ({"champion": None}, {"champion": {"id": "b"}}, ['champion is {"id": "b"} there and null now']),
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 3}}}, ["a.b.c is 3 there and 1 now"]),
+        ({"a": 1, "b": True}, {"a": 2, "b": False}, ["a is 2 there and 1 now", "b is false there and true now"]),
+    ],
+)
+def test_what_is_told_and_differs_is_named_and_what_is_not_told_is_not(
+    asked: dict[str, Any], found: dict[str, Any], phrases: list[str]
+) -> None:
+    assert differences(asked, found) == phrases
