@@ -100,7 +100,9 @@ Statuses = Callable[[], Iterable[tuple[str, str, RetrievalModelStatus]]]
 
 
 class ObjectStates(Collector):
-    """Conditions of every object, and how old what it serves is, computed when asked for. What is gone has no series.
+    """Conditions of every object, how old what it serves is, and how long its candidate has been where it is.
+
+    Computed when asked for: what is gone has no series.
 
     Data: since the newest interaction its index knows. Index: since it was first promoted with this index; a rollback
     does not make it young again. An object that has no champion, or is being deleted, has no ages. One collector, for
@@ -120,6 +122,11 @@ class ObjectStates(Collector):
         index = GaugeMetricFamily(
             "retrieval_operator_champion_index_age_seconds", "Since the index was first promoted.", labels=labels
         )
+        step = GaugeMetricFamily(
+            "retrieval_operator_candidate_step_age_seconds",
+            "Since the candidate came to its step.",
+            labels=(*labels, "kind", "step"),
+        )
         conditions = GaugeMetricFamily(
             "retrieval_operator_condition", "1 for the status that a condition has.", labels=(*labels, "type", "status")
         )
@@ -127,6 +134,9 @@ class ObjectStates(Collector):
         for namespace, name, status in self._statuses():
             for condition in status.conditions:
                 conditions.add_metric((namespace, name, condition.type, condition.status), 1)
+            candidate = status.candidate
+            if candidate is not None:
+                step.add_metric((namespace, name, candidate.kind, candidate.step), now - candidate.step_started_at)
             champion = status.champion
             if champion is None or status.phase == "Deleting":
                 continue
@@ -138,7 +148,7 @@ class ObjectStates(Collector):
                 if entry.outcome == "Promoted" and entry.record and entry.record.generation_id == champion.generation_id
             ]
             index.add_metric((namespace, name), now - min([champion.promoted_at, *promotions]))
-        return (data, index, conditions)
+        return (data, index, step, conditions)
 
 
 class RotatingLog(io.TextIOBase):

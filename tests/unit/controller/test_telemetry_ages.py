@@ -12,7 +12,15 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from retrieval_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
-from retrieval_operator.api.status import CandidateKind, Champion, HistoryEntry, RetrievalModelStatus, StackRecord
+from retrieval_operator.api.status import (
+    Candidate,
+    CandidateKind,
+    Champion,
+    HistoryEntry,
+    RetrievalModelStatus,
+    StackRecord,
+    Step,
+)
 from retrieval_operator.telemetry import ObjectStates, Statuses, configure_foreign_logging
 
 NOW = 1_700_000_000
@@ -105,6 +113,22 @@ def test_a_condition_has_one_series_for_the_status_it_has_now_and_none_once_the_
     assert scraped(statuses) == [f'retrieval_operator_condition{{{labels},status="True",type="Ready"}} 1.0']
     del objects["feed"]
     assert scraped(statuses) == []
+
+
+def test_a_candidate_has_a_series_for_the_step_it_is_at_and_none_once_it_is_over() -> None:
+    waits = Candidate(
+        id="1a2b3c4d",
+        kind=CandidateKind.REVISION,
+        revision="1a2b3c4d",
+        generation=1,
+        step=Step.AWAITING_APPROVAL,
+        started_at=NOW - 5 * HOUR,
+        step_started_at=NOW - HOUR,
+    )
+    labels = 'kind="Revision",name="feed",namespace="ml",step="AwaitingApproval"'
+    expected = f"retrieval_operator_candidate_step_age_seconds{{{labels}}} {float(HOUR)}"
+    assert scraped(lambda: [("ml", "feed", RetrievalModelStatus(candidate=waits))]) == [expected]
+    assert scraped(lambda: [("ml", "feed", RetrievalModelStatus())]) == []
 
 
 @pytest.fixture
