@@ -62,6 +62,7 @@ def serve(
     served_dimension: Annotated[int | None, _flag("served_dimension")] = None,
     device: Annotated[str | None, _flag("device")] = None,
     max_body_bytes: Annotated[int | None, _flag("max_body_bytes")] = None,
+    max_bodies_bytes: Annotated[int | None, _flag("max_bodies_bytes")] = None,
     max_batch_tokens: Annotated[int | None, _flag("max_batch_tokens")] = None,
     max_queue_tokens: Annotated[int | None, _flag("max_queue_tokens")] = None,
     max_queue_searches: Annotated[int | None, _flag("max_queue_searches")] = None,

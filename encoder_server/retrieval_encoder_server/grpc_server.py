@@ -142,7 +142,11 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Accept calls. Raises TemporarilyUnavailable when another process has begun to listen on the claimed port."""
-        self._server = grpc.aio.server(interceptors=[self._envelope], options=server_options(self._settings))
+        self._server = grpc.aio.server(
+            interceptors=[self._envelope],
+            options=server_options(self._settings),
+            maximum_concurrent_rpcs=max(1, self._settings.max_bodies_bytes // self._settings.max_body_bytes),
+        )
         add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
         try:
             self._server.add_insecure_port(self.address)

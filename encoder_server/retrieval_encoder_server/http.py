@@ -2,7 +2,7 @@
 
 - `X-Bundle-Id` and `X-Generation-Id`; `Connection: close` where the connection has to end;
 - 412 when `X-Expected-Bundle-Id` names another bundle;
-- the body is read here, bounded in size and time, before anything parses it;
+- the body is read here, bounded in size and time, by itself and with those of others, before anything parses it;
 - one error shape, that of OpenAI: `{"error": {"message", "type"}}`, never with a stack trace.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -25,7 +27,7 @@ from retrieval_encoder_server.connections import SCOPE_EXTENSION
 from retrieval_encoder_server.engine import Ids
 from retrieval_encoder_server.metrics import Metrics
 from retrieval_encoder_server.model import KSERVE_ERRORS, as_refusal
-from retrieval_encoder_server.refusals import Refused, TooLarge, TooSlow, WrongBundle
+from retrieval_encoder_server.refusals import Overloaded, Refused, TooLarge, TooSlow, WrongBundle
 
 EXPECTED_BUNDLE_HEADER = b"x-expected-bundle-id"
 # A client on the slowest sensible link sends 2 MiB within this. A gut feeling.
@@ -49,6 +51,36 @@ def refusal_response(error: Refused) -> Response:
     return response
 
 
+# Whether there is room for so many bytes more, which then count.
+Take = Callable[[int], bool]
+
+
+class Bodies:
+    """What the bodies of all requests that are not answered yet take, bounded: however many clients there are."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Take]:
+        """For one request: what it takes is given back when it ends."""
+        held = 0
+
+        def take(size: int) -> bool:
+            nonlocal held
+            if self._held_bytes + size > self._max_bytes:
+                return False
+            self._held_bytes += size
+            held += size
+            return True
+
+        try:
+            yield take
+        finally:
+            self._held_bytes -= held
+
+
 class Envelope:
     """The outermost layer: nothing is sent that has not passed through here."""
 
@@ -58,6 +90,7 @@ class Envelope:
         *,
         ids: Ids,
         max_body_bytes: int,
+        max_bodies_bytes: int,
         metrics: Metrics,
         clock: Clock = time.monotonic,
         body_timeout_s: float = BODY_TIMEOUT_S,
@@ -69,6 +102,7 @@ class Envelope:
             (b"x-generation-id", (ids.generation_id or "").encode()),
         ]
         self._max_body_bytes = max_body_bytes
+        self._bodies = Bodies(max_bodies_bytes)
         self._metrics = metrics
         self._clock = clock
         self._body_timeout_s = body_timeout_s
@@ -85,21 +119,22 @@ class Envelope:
                 self._record(scope, message["status"], self._clock() - started_at)
             await send(message)
 
-        try:
-            self._require_expected_bundle(scope)
-            body = await self._read_body(receive, _content_length(scope))
-        except Refused as error:
-            self._metrics.refused.labels(error.reason).inc()
-            await refusal_response(error)(scope, receive, send_in_envelope)
-            return
-        if body is None:
-            return
-        try:
-            await self._app(scope, _replay(body, receive), send_in_envelope)
-        except Exception:
-            # Starlette answers 500 (`fail` below) and raises again; uvicorn would then drop the connection unannounced.
-            if not is_started:
-                raise
+        with self._bodies.room() as take:
+            try:
+                self._require_expected_bundle(scope)
+                body = await self._read_body(receive, _content_length(scope), take)
+            except Refused as error:
+                self._metrics.refused.labels(error.reason).inc()
+                await refusal_response(error)(scope, receive, send_in_envelope)
+                return
+            if body is None:
+                return
+            try:
+                await self._app(scope, _replay(body, receive), send_in_envelope)
+            except Exception:
+                # Starlette answers 500 (`fail` below) and raises again; uvicorn would drop the connection unannounced.
+                if not is_started:
+                    raise
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         must_end = scope.get("extensions", {}).get(SCOPE_EXTENSION)
@@ -111,26 +146,32 @@ class Envelope:
                 found = value.decode("latin-1")
                 raise WrongBundle(f"X-Expected-Bundle-Id is {found:.80}, this server has bundle {self._ids.bundle_id}")
 
-    async def _read_body(self, receive: Receive, announced: int) -> bytes | None:
-        """The whole body; None when the client has gone. TooLarge and TooSlow beyond the bounds."""
+    async def _read_body(self, receive: Receive, announced: int, take: Take) -> bytes | None:
+        """The whole body; None when the client has gone. TooLarge, TooSlow and Overloaded beyond the bounds."""
         if announced > self._max_body_bytes + DISCARDED_BYTES:
             raise self._too_large()
-        chunks, size = [], 0
+        chunks, size, has_room = [], 0, True
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
-                    size += len(message.get("body", b""))
-                    if size <= self._max_body_bytes:
-                        chunks.append(message.get("body", b""))
+                    part = message.get("body", b"")
+                    size += len(part)
+                    has_room = has_room and size <= self._max_body_bytes and take(len(part))
+                    if has_room:
+                        chunks.append(part)
+                    else:
+                        chunks.clear()
                     if not message.get("more_body", False) or size > self._max_body_bytes + DISCARDED_BYTES:
                         break
         except TimeoutError:
             raise TooSlow(f"the body did not arrive within {self._body_timeout_s:g} s") from None
         if size > self._max_body_bytes:
             raise self._too_large()
+        if not has_room:
+            raise Overloaded("the bodies of other requests take all room there is; try again later", retry_after_s=1)
         return b"".join(chunks)
 
     def _too_large(self) -> TooLarge:

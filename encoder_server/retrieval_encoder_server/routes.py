@@ -111,7 +111,13 @@ def build_app(data_plane: ServerDataPlane, service: Service, settings: Settings,
     ]
     for method, path, endpoint in routes:
         app.add_api_route(path, endpoint, methods=[method], response_model=None, status_code=HTTPStatus.OK)
-    return Envelope(app, ids=service.ids, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    return Envelope(
+        app,
+        ids=service.ids,
+        max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=settings.max_bodies_bytes,
+        metrics=metrics,
+    )
 
 
 def _base64(vectors: Vectors) -> list[str]:

@@ -59,6 +59,14 @@ class Settings(BaseSettings):
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the encoder computes.")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, le=2**30, description="Largest request body; larger gets 413.")
+    # A gut feeling: 128 bodies of the largest size, and far more of those that clients send.
+    max_bodies_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        le=2**40,
+        description="Most bytes of all bodies that are being received or answered; beyond it: 429. "
+        "Over gRPC as many calls at once as it has room for messages of MAX_BODY_BYTES.",
+    )
     # Gut feelings, to be replaced by measurements: one batch is about 30 member prompts; the queue holds eight batches.
     max_batch_tokens: int = Field(8192, ge=1, description="Most prompt tokens encoded in one batch.")
     max_queue_tokens: int = Field(65_536, ge=1, description="Most prompt tokens that may wait; beyond it: 429.")

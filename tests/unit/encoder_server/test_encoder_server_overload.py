@@ -29,6 +29,31 @@ async def test_a_body_in_many_pieces_is_bounded_too(start_server):
     assert response.status_code == 413
 
 
+async def test_bodies_that_together_take_all_room_get_429_until_others_are_answered(
+    start_server, world, hanging, error_of
+):
+    client = start_server(encode=hanging(world.encode), max_body_bytes=1024, max_bodies_bytes=1500).client
+    body = b'{"input": "a"}' + b" " * 900
+    first = asyncio.create_task(client.post("/v1/embeddings", content=body))
+    await asyncio.to_thread(hanging.entered.wait, 10)
+    refused = await client.post("/v1/embeddings", content=body)
+    assert refused.status_code == 429, refused.text
+    assert error_of(refused) == "the bodies of other requests take all room there is; try again later"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (await client.get("/v1/ids")).status_code == 200, "what has no body needs no room"
+    hanging.release.set()
+    assert (await first).status_code == 200
+    assert (await client.post("/v1/embeddings", content=body)).status_code == 200
+
+
+async def test_what_was_refused_takes_no_room(start_server):
+    client = start_server(max_body_bytes=1024, max_bodies_bytes=1024).client
+
+    for _ in range(3):
+        assert (await client.post("/v1/embeddings", content=b"x" * 1025)).status_code == 413
+        assert (await client.post("/v1/embeddings", content=b"x" * 1024)).status_code == 422
+
+
 async def test_a_request_above_the_whole_queue_gets_413(start_server, error_of):
     client = start_server(max_queue_tokens=5).client
     response = await client.embed(input=["abc", "def"])
