@@ -223,6 +223,20 @@ async def test_a_full_queue_says_when_to_come_again(connect, start_server, world
     assert server.sample("retrieval_encoder_refused_total", reason="overloaded") == 1
 
 
+async def test_calls_that_together_would_take_too_much_are_refused_until_others_are_answered(
+    connect, start_server, world, hanging
+):
+    server = start_server(encode=hanging(world.encode), max_body_bytes=1024, max_bodies_bytes=2047)
+    rpc = await connect(server)
+    running = asyncio.create_task(rpc.infer("first"))
+    await asyncio.to_thread(hanging.entered.wait, 10)
+    refused = await failure(rpc.infer("second"))
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    hanging.release.set()
+    await running
+    assert (await rpc.infer("third")).outputs
+
+
 async def test_the_servers_deadline_is_a_deadline_exceeded(connect, start_server, world, hanging):
     rpc = await connect(start_server(encode=hanging(world.encode), request_timeout_seconds=0.05))
     error = await failure(rpc.infer("a"))
