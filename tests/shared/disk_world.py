@@ -23,9 +23,10 @@ class Disk(World):
     removal: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self) -> None:
-        self.outcomes = self._run
+        self.outcomes = self.run
 
-    def _run(self, work: WorkloadSpec) -> Outcome:
+    def run(self, work: WorkloadSpec) -> Outcome:
+        """What a program does here, as long as a test says nothing else."""
         if work.step is WorkloadStep.COLLECT:
             if not self.removal.exit_code:
                 self._remove(work.arguments)

@@ -53,8 +53,4 @@ for command in (
 
 @app.callback()
 def main() -> None:
-    """Trains, gates, serves and keeps fresh LLM embedding retrieval.
-
-    For example:
-      retrieval-operator local apply -f feed.yaml --wait
-    """
+    """Trains, gates, serves and keeps fresh LLM embedding retrieval."""

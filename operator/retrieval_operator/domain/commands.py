@@ -187,11 +187,11 @@ def evaluate(
     return _spec(model, WorkloadStep.EVALUATE, key, "retrieval-evaluate", tuple(arguments))
 
 
-def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str, k: int) -> WorkloadSpec:
-    """Ask a dark stack for the best `k` items of some members, and compare with direct computation."""
+def verify(model: RetrievalModel, *, key: str, record: StackRecord, address: str) -> WorkloadSpec:
+    """Ask a dark stack for the `served_k` best items of some members, and compare with direct computation."""
     arguments = ["verify", "--url", address, "--bundle", record.bundle_uri, "--generation", record.generation_uri]
     arguments += ["--dataset", record.data_uri, "--members", str(VERIFIED_MEMBERS)]
-    arguments += ["--k", str(k)]
+    arguments += ["--k", str(served_k(model))]
     arguments += ["--out", f"{storage_root(model)}/verifications/{key}"]
     return _spec(model, WorkloadStep.VERIFY, key, "retrieval-evaluate", tuple(arguments))
 

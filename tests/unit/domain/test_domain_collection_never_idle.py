@@ -19,7 +19,7 @@ from retrieval_operator.api.objects import RetrievalModel
 from retrieval_operator.api.status import RetrievalModelStatus
 from retrieval_operator.domain.decide import decide
 from retrieval_operator.domain.observed import Observed
-from retrieval_operator.domain.plan import Action, DeleteStack
+from retrieval_operator.domain.plan import Action, DeleteStack, Plan
 from retrieval_operator.domain.simulate import Outcome, run_until_settled, with_status
 from retrieval_operator.domain.workloads import WorkloadSpec, WorkloadStep
 
@@ -35,6 +35,15 @@ class Life:
     status: RetrievalModelStatus
 
 
+def one_pass(model: RetrievalModel, world: Disk) -> tuple[RetrievalModel, Plan]:
+    """Programs take ten seconds, removals four."""
+    plan = decide(model, world.observe(), world.now)
+    for action in plan.actions:
+        world.apply(action)
+    world.tick(10 if plan.status.candidate else 4)
+    return with_status(model, plan.status), plan
+
+
 def never_idle(
     make: Make, world: Disk, promotions: int, *, status: RetrievalModelStatus | None = None, **spec: Any
 ) -> Life:
@@ -44,11 +53,7 @@ def never_idle(
     model = make(asked | {f"spec.{path}": value for path, value in spec.items()}, status=status, generation=9)
     was, promoted = "", 0
     for number in range(100 * promotions):
-        plan = decide(model, world.observe(), world.now)
-        for action in plan.actions:
-            world.apply(action)
-        model = with_status(model, plan.status)
-        world.tick(10 if model.status.candidate else 4)
+        model, plan = one_pass(model, world)
         assert needed(model, world) <= world.files
         champion = model.status.champion
         slot = f"{champion.slot} {champion.refresh_slot}" if champion is not None else ""
@@ -76,7 +81,7 @@ def test_refreshes_that_find_nothing_new_leave_no_files_either(make: Make) -> No
         same = lambda report: json.loads(re.sub("g-[0-9a-f]{16}", "g-0123456789abcdef", json.dumps(report)))  # noqa: E731
 
         def run(work: WorkloadSpec) -> Outcome:
-            outcome = world._run(work)
+            outcome = world.run(work)
             return replace(outcome, report=same(outcome.report)) if work.step in ("index", "verify") else outcome
 
         world.outcomes = run
@@ -89,11 +94,11 @@ def test_beside_a_serving_spec_that_was_refused_a_schedule_leaves_no_more_files(
     def files_after(promotions: int) -> int:
         world = Disk(now=1_700_000_000)
         first = never_idle(make, world, 1, **EVERY_MINUTE[1])
-        world.outcomes = lambda work: Outcome(exit_code=65) if work.step == "verify" else world._run(work)
+        world.outcomes = lambda work: Outcome(exit_code=65) if work.step == "verify" else world.run(work)
         edited = make({"spec.serving.image": "other:1"}, status=first.status, generation=10)
         status = run_until_settled(edited, world)[-1][1].status
         assert status.history[0].outcome == "Failed"
-        world.outcomes = world._run
+        world.outcomes = world.run
         return never_idle(
             make, world, promotions, status=status, **EVERY_MINUTE[1], **{"serving.image": "other:1"}
         ).files
@@ -146,21 +151,17 @@ def test_files_hold_up_a_schedule_and_say_so_but_never_an_edit(make: Make, sched
     world = Disk(now=1_700_000_000)
     status = never_idle(make, world, MANY, **{"revisionHistoryLimit": 7, **schedule}).status
     asked = {f"spec.{path}": value for path, value in schedule.items()} | {"spec.revisionHistoryLimit": 1}
-    for number in range(60):
-        model = make(asked | {"metadata.creationTimestamp": 1_700_000_000}, status=status, generation=10 + number)
-        plan = decide(model, world.observe(), world.now)
+    model = make(asked | {"metadata.creationTimestamp": 1_700_000_000}, status=status, generation=10)
+    for _ in range(60):
+        model, plan = one_pass(model, world)
         if "old files go" in plan.why:
             break
-        for action in plan.actions:
-            world.apply(action)
-        status = plan.status
-        world.tick(10 if status.candidate else 4)
     assert plan.status.candidate is None
     promoted = next(said for said in plan.status.conditions if said.type == "Promoted")
     assert promoted.status == "True"
-    edited = make(asked | {"spec.data.revision": "9"}, status=status, generation=99)
+    edited = make(asked | {"spec.data.revision": "9"}, status=model.status, generation=99)
     for _ in range(2):  # a removal that runs is stopped first
-        plan = decide(edited, world.observe(), world.now)
+        edited, plan = one_pass(edited, world)
         assert plan.status.candidate is not None
         assert plan.status.candidate.kind == "Revision"
 

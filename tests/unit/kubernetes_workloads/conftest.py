@@ -114,7 +114,7 @@ def work_of(model: RetrievalModel) -> Mapping[str, WorkloadSpec]:
         "train": commands.train(model, revision="01234567", data_uri="/storage/data"),
         "index": commands.index(model, serving, **inputs),
         "evaluate": commands.evaluate(model, key="89abcdef", data_uri="/storage/data", **stacks),
-        "verify": commands.verify(model, key="89abcdef", record=RECORD, address=address, k=commands.served_k(model)),
+        "verify": commands.verify(model, key="89abcdef", record=RECORD, address=address),
     }
     reporting = {step: replace(spec, run_id="run-1") for step, spec in work.items()}
     removal = commands.collect(model, key="89abcdef", attempt=1, names=["indexes/89abcdef"])

@@ -46,7 +46,7 @@ class MlflowRegistry:
 
     async def observe(self, model: RetrievalModel) -> RegistryObserved:
         """`page` is the experiment's, with all runs and their plots, or MLflow's own before there is an experiment."""
-        owner = self._owner(model)
+        owner = self._owner(model.key)
         with self._server(model) as server:
             runs = await server.runs.observe(owner, _experiment(model))
             versions, aliases = await server.versions.observe(owner, model.registered_model_name)
@@ -56,7 +56,7 @@ class MlflowRegistry:
 
     async def ensure_run(self, model: RetrievalModel, run: EnsureRun) -> None:
         with self._server(model) as server:
-            await server.runs.ensure(self._owner(model), _experiment(model), run)
+            await server.runs.ensure(self._owner(model.key), _experiment(model), run)
 
     async def tag_run(self, model: RetrievalModel, run_id: str, tags: Mapping[str, str]) -> None:
         with self._server(model) as server:
@@ -69,7 +69,7 @@ class MlflowRegistry:
     async def register_version(self, model: RetrievalModel, version: RegisterVersion) -> None:
         with self._server(model) as server:
             run = await server.runs.get(version.run_id)
-            await server.versions.register(self._owner(model), model.registered_model_name, version, run)
+            await server.versions.register(self._owner(model.key), model.registered_model_name, version, run)
 
     async def describe_version(
         self, model: RetrievalModel, version: str, tags: Mapping[str, str], description: str | None
@@ -83,12 +83,9 @@ class MlflowRegistry:
 
     def forget(self, key: str) -> None:
         for server in self._servers.values():
-            server.runs.forget(self._owner_of(key))
+            server.runs.forget(self._owner(key))
 
-    def _owner(self, model: RetrievalModel) -> str:
-        return self._owner_of(model.key)
-
-    def _owner_of(self, key: str) -> str:
+    def _owner(self, key: str) -> str:
         return f"{self._cluster}/{key}"
 
     @contextmanager

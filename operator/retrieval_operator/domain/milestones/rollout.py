@@ -163,7 +163,7 @@ def verified(context: Context, candidate: Candidate) -> Progress:
         context,
         candidate,
         Step.VERIFYING,
-        commands.verify(context.model, key=key, record=record, address=stack.address, k=k),
+        commands.verify(context.model, key=key, record=record, address=stack.address),
         title=f"verification of stack {record.stack}",
         limit=context.spec.promotion.failure_limit,
         given_up=Reason.VERIFICATION_FAILED,
