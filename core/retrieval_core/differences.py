@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[str]:
-    """What `found` has otherwise, a phrase for each, such as `k is [10] there and [100] now`; empty when nothing.
+    """What `found` has otherwise, a phrase for each, such as `k [10] (asked for [100])`; empty when nothing.
 
     What it does not tell does not count: an older version may have written it. Values are those of JSON documents;
     mappings are compared name by name.
@@ -19,5 +18,5 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str = 
         if isinstance(value, Mapping) and isinstance(recorded, Mapping):
             phrases += differences(value, recorded, f"{path}{name}.")
         elif recorded != value:
-            phrases.append(f"{path}{name} is {json.dumps(recorded)} there and {json.dumps(value)} now")
+            phrases.append(f"{path}{name} {recorded!r} (asked for {value!r})")
     return phrases

@@ -307,7 +307,7 @@ def _finished_verification(out: str, asked_for: dict[str, Any]) -> dict[str, Any
     document: dict[str, Any] = read_json(local_path(out) / VERIFICATION_FILE)
     others = differences(asked_for, document)
     if others:
-        raise BadArguments(f"{out} holds another verification: {'; '.join(others)}; choose another --out")
+        raise BadArguments(f"{out} holds another verification, with {', '.join(others)}; choose another --out")
     return document
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval_core.differences import differences
 from retrieval_core.encoding import Encoder, truncate
 from retrieval_core.errors import BadArguments, BadInput
 from retrieval_core.files import write_json
@@ -74,10 +75,7 @@ def found_complete(corpus: Corpus, settings: IndexSettings, directory: Path) -> 
         "servedDimension": settings.served_dimension,
         "servedK": settings.served_k,
     }
-    document = manifest.document()
-    different = [
-        f"{key} {document[key]!r} (asked for {value!r})" for key, value in wanted.items() if document[key] != value
-    ]
+    different = differences(wanted, manifest.document())
     target_ms = manifest.latency.target_ms if manifest.latency is not None else None
     if target_ms != settings.latency_target_ms:
         different.append(f"a latency target of {target_ms} ms (asked for {settings.latency_target_ms})")

@@ -57,7 +57,7 @@ def finished_bundle(config: TrainConfig, out: str) -> Bundle | None:
     others = differences(said, bundle.training | {"dimensions": list(bundle.manifest.embedding.dimensions)})
     if others:
         raise BadInput(
-            f"{out} holds a bundle of revision {found} that was trained otherwise ({'; '.join(others)}); "
+            f"{out} holds a bundle of revision {found} that was trained otherwise, with {', '.join(others)}; "
             "give this training another revision and directory"
         )
     return bundle

@@ -86,7 +86,9 @@ class Evaluation:
         found |= {"snapshot": document["dataset"]["snapshot"], **document.get("settings", {})}
         others = differences(wanted, found)
         if others:
-            raise BadInput(f"{self.request.out} holds another evaluation: {'; '.join(others)}; choose another --out")
+            raise BadInput(
+                f"{self.request.out} holds another evaluation, with {', '.join(others)}; choose another --out"
+            )
         return document
 
     @cached_property

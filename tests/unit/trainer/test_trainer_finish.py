@@ -77,9 +77,9 @@ def test_a_bundle_that_was_trained_otherwise_under_the_same_name_is_refused_in_w
     other["dimensions"] = [*other["dimensions"], 4]
     with pytest.raises(BadInput) as refused:
         finished_bundle(TrainConfig.model_validate(other), out)
-    assert "dimensions is [" in str(refused.value)
-    assert "hyperparameters.learningRate is 0.001 there and 0.5 now" in str(refused.value)
-    assert "hyperparameters.lora.rank is 16 there and 3 now" in str(refused.value)
+    assert "dimensions [" in str(refused.value)
+    assert "hyperparameters.learningRate 0.001 (asked for 0.5)" in str(refused.value)
+    assert "hyperparameters.lora.rank 16 (asked for 3)" in str(refused.value)
 
 
 def test_what_a_document_leaves_open_is_no_other_training(training_of: Callable[..., Training], tmp_path: Path) -> None:
